@@ -1,0 +1,1 @@
+//! Packets that the director makes itself: ICMP errors, TCP resets, echo replies.

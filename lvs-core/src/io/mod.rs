@@ -1,0 +1,1 @@
+//! Packet I/O: where packets come from and go to.

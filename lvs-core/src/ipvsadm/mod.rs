@@ -1,0 +1,1 @@
+//! The text of ipvsadm: rules read and written, tables printed.

@@ -1,0 +1,1 @@
+//! The Lab: a deterministic network on a virtual clock.

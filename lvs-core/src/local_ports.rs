@@ -1,0 +1,1 @@
+//! FULLNAT: local addresses and ports, each given out once.

@@ -1,0 +1,1 @@
+//! What happens to a packet of a known connection, as plain data.

@@ -1,0 +1,1 @@
+//! The TCP option that tells a FULLNAT server who the client is.
