@@ -1,1 +1,157 @@
-//! What happens to a packet of a known connection, as plain data.
+//! What happens to a packet of a known connection, as plain data that is then only applied.
+//!
+//! | method | direction | source | destination | outer header | link's next hop |
+//! |---|---|---|---|---|---|
+//! | NAT | in | CIP:cport | VIP:vport → RIP:rport | – | RIP |
+//! | NAT | out | RIP:rport → VIP:vport | CIP:cport | – | CIP |
+//! | FULLNAT | in | CIP:cport → LIP:lport | VIP:vport → RIP:rport | – | RIP |
+//! | FULLNAT | out | RIP:rport → VIP:vport | LIP:lport → CIP:cport | – | CIP |
+//! | DR | in | – | – | – | RIP |
+//! | TUN | in | – | – | DIP → RIP | RIP |
+//!
+//! There is one [`Rewrite::apply`] for all of them. It knows no connection table and no service; TCP options,
+//! fragments and ICMP errors are steps of their own.
+
+mod header;
+mod icmp;
+mod tunnel;
+
+use core::net::IpAddr;
+
+use lvs_sched::Endpoint;
+
+pub use icmp::IcmpRewrite;
+pub use tunnel::Outer;
+
+use crate::conn::{Connection, Direction};
+use crate::wire::{self, ChecksumState, Delta, NoRoom, Packet, Parsed, Transport};
+
+/// The finished decision for one direction of a connection. Fixed size, no references: it can be printed,
+/// compared, synchronised, or put into a flow map that another machine applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewrite {
+    /// New source address and port.
+    pub src: Option<Endpoint>,
+    /// New destination address and port.
+    pub dst: Option<Endpoint>,
+    /// Change of the one's complement sum over the addresses (IPv4 header, pseudo-header).
+    pub addr_delta: Delta,
+    /// Change of the one's complement sum over the ports.
+    pub port_delta: Delta,
+    /// Header to put in front (LVS/TUN).
+    pub outer: Option<Outer>,
+    /// Whom the packet must reach next.
+    pub next_hop: IpAddr,
+    /// Largest packet that may leave, outer header included, in bytes.
+    pub mtu: u16,
+}
+
+impl Rewrite {
+    /// A packet that leaves as it came, but for its TTL.
+    pub fn forward(next_hop: IpAddr, mtu: u16) -> Self {
+        Self {
+            src: None,
+            dst: None,
+            addr_delta: Delta::default(),
+            port_delta: Delta::default(),
+            outer: None,
+            next_hop,
+            mtu,
+        }
+    }
+
+    /// The translation of one direction of a NAT or FULLNAT connection.
+    pub fn translate(conn: &Connection, direction: Direction, mtu: u16) -> Self {
+        let (src, dst) = match direction {
+            Direction::In => ((conn.client, conn.local), (conn.service, conn.server)),
+            Direction::Out => ((conn.server, conn.service), (conn.local, conn.client)),
+        };
+        let changed = |(old, new): (Endpoint, Endpoint)| (old != new).then_some(new);
+        let (addr_delta, port_delta) = deltas(src, dst);
+        Self {
+            src: changed(src),
+            dst: changed(dst),
+            addr_delta,
+            port_delta,
+            outer: None,
+            next_hop: dst.1.addr,
+            mtu,
+        }
+    }
+
+    /// Bytes that are put in front of the packet.
+    pub fn overhead(&self) -> u16 {
+        self.outer.map_or(0, |outer| outer.len())
+    }
+
+    /// Changes the packet: TTL, addresses, ports, checksums, then the outer header.
+    ///
+    /// The caller has checked TTL and length; `parsed` describes the packet as it is now.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the outer header does not fit in front; nothing is changed then.
+    pub fn apply(&self, packet: &mut Packet<'_>, parsed: &Parsed) -> Result<(), NoRoom> {
+        if usize::from(self.overhead()) > packet.headroom() {
+            return Err(NoRoom { need: usize::from(self.overhead()), have: packet.headroom(), place: "before" });
+        }
+        let partial = packet.meta.checksum != ChecksumState::Complete;
+        let bytes = packet.bytes_mut();
+        let (src, dst) = (self.src.map(|e| e.addr), self.dst.map(|e| e.addr));
+        if parsed.is_ipv4() {
+            header::rewrite_ipv4(bytes, src, dst, self.addr_delta);
+        } else {
+            header::rewrite_ipv6(bytes, src, dst);
+        }
+        if self.src.is_some() || self.dst.is_some() {
+            self.apply_transport(bytes, parsed, partial);
+        }
+        match self.outer {
+            Some(outer) => outer.prepend(packet, parsed),
+            None => Ok(()),
+        }
+    }
+
+    fn apply_transport(&self, bytes: &mut [u8], parsed: &Parsed, partial: bool) {
+        let l4 = usize::from(parsed.l4);
+        let (checksum_at, is_udp) = match parsed.transport {
+            Transport::Tcp { .. } => (l4 + wire::tcp::CHECKSUM, false),
+            Transport::Udp { .. } => (l4 + wire::udp::CHECKSUM, true),
+            Transport::Sctp { .. } => {
+                self.set_ports(bytes, l4);
+                return;
+            }
+            Transport::Icmp(_) | Transport::LaterFragment | Transport::Other => return,
+        };
+        self.set_ports(bytes, l4);
+        let field = u16::from_be_bytes([bytes[checksum_at], bytes[checksum_at + 1]]);
+        let new = if partial {
+            self.addr_delta.apply_partial(field)
+        } else if is_udp && field == 0 {
+            // The sender gave no checksum; behind NAT the kernel sends a full one.
+            let (src, dst) = (self.src.map_or(parsed.src, |e| e.addr), self.dst.map_or(parsed.dst, |e| e.addr));
+            let end = parsed.len as usize;
+            wire::checksum::udp_checksum(src, dst, &bytes[l4..end])
+        } else if is_udp {
+            self.addr_delta.plus(self.port_delta).apply_udp(field)
+        } else {
+            self.addr_delta.plus(self.port_delta).apply(field)
+        };
+        bytes[checksum_at..checksum_at + 2].copy_from_slice(&new.to_be_bytes());
+    }
+
+    fn set_ports(&self, bytes: &mut [u8], l4: usize) {
+        if let Some(src) = self.src {
+            bytes[l4..l4 + 2].copy_from_slice(&src.port.to_be_bytes());
+        }
+        if let Some(dst) = self.dst {
+            bytes[l4 + 2..l4 + 4].copy_from_slice(&dst.port.to_be_bytes());
+        }
+    }
+}
+
+/// The checksum changes of replacing source and destination: over the addresses, over the ports.
+fn deltas(src: (Endpoint, Endpoint), dst: (Endpoint, Endpoint)) -> (Delta, Delta) {
+    let addrs = Delta::of_addr(src.0.addr, src.1.addr).plus(Delta::of_addr(dst.0.addr, dst.1.addr));
+    let ports = Delta::of_word(src.0.port, src.1.port).plus(Delta::of_word(dst.0.port, dst.1.port));
+    (addrs, ports)
+}

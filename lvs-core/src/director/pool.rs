@@ -1,0 +1,315 @@
+//! The records behind the configuration: services with their schedulers, servers with their counters.
+//!
+//! A service's scheduler sees a contiguous list of [`Server`]s in list order (a new server goes to the
+//! head, as in the kernel); everything else about a server is in its [`ServerRecord`], found by [`ServerId`].
+//! A record outlives its server while connections refer to it (the kernel's trash).
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::collections::HashMap;
+
+use lvs_sched::{Change, Endpoint, Instant, Scheduler, Server, ServerId};
+
+use crate::service::{ForwardingMethod, RealServer, ServiceKey, VirtualService};
+use crate::stats::Traffic;
+use crate::wire::Tuple;
+
+/// How long a deleted server can be revived with its counters (the kernel's trash time).
+pub const TRASH_TIME: Duration = Duration::from_secs(120);
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// A virtual service at work.
+#[derive(Debug)]
+pub(crate) struct ServiceRecord {
+    pub(crate) config: VirtualService,
+    pub(crate) scheduler: Box<dyn Scheduler>,
+    /// In list order: the newest first.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) traffic: Traffic,
+}
+
+/// A real server at work, or a deleted one that connections still refer to.
+#[derive(Debug)]
+pub(crate) struct ServerRecord {
+    pub(crate) service: ServiceKey,
+    pub(crate) config: RealServer,
+    pub(crate) server: Server,
+    /// Connections that refer to this record.
+    pub(crate) connections: u32,
+    pub(crate) deleted: Option<Instant>,
+    pub(crate) traffic: Traffic,
+}
+
+impl ServerRecord {
+    /// Recomputes the overload mark after a count or threshold changed.
+    ///
+    /// Set when connections reach the upper threshold; cleared below the lower one, or below three quarters
+    /// of the upper one when there is no lower one (`ip_vs_dest_totalconns`, `ip_vs_unbind_dest`).
+    pub(crate) fn update_overload(&self) {
+        let load = &self.server.load;
+        let total = u64::from(load.active()) + u64::from(load.inactive());
+        let upper = u64::from(self.config.upper_threshold);
+        let lower = u64::from(self.config.lower_threshold);
+        if upper != 0 && total >= upper {
+            load.set_overloaded(true);
+        } else if load.is_overloaded() {
+            let relieved = if lower != 0 { total < lower } else { upper == 0 || total * 4 < upper * 3 };
+            if relieved {
+                load.set_overloaded(false);
+            }
+        }
+    }
+}
+
+/// All services and servers of one director.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    services: Vec<ServiceRecord>,
+    by_key: Map<ServiceKey, usize>,
+    servers: Vec<Option<ServerRecord>>,
+    /// How many services have this VIP.
+    vips: Map<IpAddr, u32>,
+    /// How many servers whose replies come through the director stand at this endpoint.
+    reply_sources: Map<Endpoint, u32>,
+    /// How many servers have this address.
+    server_addrs: Map<IpAddr, u32>,
+}
+
+fn count_up<K: Eq + core::hash::Hash>(map: &mut Map<K, u32>, key: K) {
+    *map.entry(key).or_insert(0) += 1;
+}
+
+fn count_down<K: Eq + core::hash::Hash>(map: &mut Map<K, u32>, key: &K) {
+    if let Some(count) = map.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            map.remove(key);
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(seed: u64) -> Self {
+        let state = ahash::RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x6c76_732d_706f_6f6c);
+        Self {
+            services: Vec::new(),
+            by_key: Map::with_hasher(state.clone()),
+            servers: Vec::new(),
+            vips: Map::with_hasher(state.clone()),
+            reply_sources: Map::with_hasher(state.clone()),
+            server_addrs: Map::with_hasher(state),
+        }
+    }
+
+    /// The service that a packet belongs to: by mark, by address and port, by address with port 0.
+    pub(crate) fn find(&self, tuple: &Tuple, mark: u32) -> Option<usize> {
+        if mark != 0 {
+            let key = ServiceKey::Mark { family: crate::service::Family::of(&tuple.dst.addr), mark };
+            if let Some(&index) = self.by_key.get(&key) {
+                return Some(index);
+            }
+        }
+        let exact = ServiceKey::Address { protocol: tuple.protocol, endpoint: tuple.dst };
+        let any = ServiceKey::Address { protocol: tuple.protocol, endpoint: Endpoint::new(tuple.dst.addr, 0) };
+        self.by_key.get(&exact).or_else(|| self.by_key.get(&any)).copied()
+    }
+
+    pub(crate) fn index_of(&self, key: &ServiceKey) -> Option<usize> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn service(&self, index: usize) -> &ServiceRecord {
+        &self.services[index]
+    }
+
+    pub(crate) fn service_mut(&mut self, index: usize) -> &mut ServiceRecord {
+        &mut self.services[index]
+    }
+
+    pub(crate) fn services(&self) -> &[ServiceRecord] {
+        &self.services
+    }
+
+    pub(crate) fn server(&self, id: ServerId) -> Option<&ServerRecord> {
+        self.servers.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn server_mut(&mut self, id: ServerId) -> Option<&mut ServerRecord> {
+        self.servers.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    pub(crate) fn is_vip(&self, addr: IpAddr) -> bool {
+        self.vips.contains_key(&addr)
+    }
+
+    /// Whether a server whose replies come through the director stands there.
+    pub(crate) fn is_reply_source(&self, endpoint: Endpoint) -> bool {
+        self.reply_sources.contains_key(&endpoint)
+    }
+
+    pub(crate) fn is_server_addr(&self, addr: IpAddr) -> bool {
+        self.server_addrs.contains_key(&addr)
+    }
+
+    /// The live server of a service at an endpoint.
+    pub(crate) fn server_at(&self, service: usize, endpoint: Endpoint) -> Option<ServerId> {
+        self.services[service].servers.iter().find(|server| server.key == endpoint).map(|server| server.id)
+    }
+
+    pub(crate) fn add_service(&mut self, config: VirtualService) {
+        let scheduler = config.scheduler.build(config.flags);
+        if let ServiceKey::Address { endpoint, .. } = config.key {
+            count_up(&mut self.vips, endpoint.addr);
+        }
+        self.by_key.insert(config.key, self.services.len());
+        self.services.push(ServiceRecord { config, scheduler, servers: Vec::new(), traffic: Traffic::default() });
+    }
+
+    /// Takes the new settings; a new scheduler starts with the list as it is.
+    pub(crate) fn edit_service(&mut self, index: usize, config: VirtualService) {
+        let record = &mut self.services[index];
+        if (record.config.scheduler, record.config.flags) != (config.scheduler, config.flags) {
+            record.scheduler = config.scheduler.build(config.flags);
+            for index in 0..record.servers.len() {
+                record.scheduler.changed(Change::Edited { index }, &record.servers);
+            }
+        }
+        record.config = config;
+    }
+
+    pub(crate) fn remove_service(&mut self, index: usize, now: Instant) {
+        let ids: Vec<_> = self.services[index].servers.iter().map(|server| server.id).collect();
+        for id in ids {
+            self.remove_server(index, id, now);
+        }
+        let record = self.services.remove(index);
+        if let ServiceKey::Address { endpoint, .. } = record.config.key {
+            count_down(&mut self.vips, &endpoint.addr);
+        }
+        self.by_key.remove(&record.config.key);
+        for other in self.by_key.values_mut() {
+            *other -= usize::from(*other > index);
+        }
+    }
+
+    /// Puts a server at the head of its service's list; a deleted one that is still known is revived.
+    pub(crate) fn add_server(&mut self, service: usize, config: RealServer) -> ServerId {
+        let key = self.services[service].config.key;
+        let trashed = self.servers.iter().position(|record| {
+            record.as_ref().is_some_and(|record| {
+                record.deleted.is_some() && record.service == key && record.config.endpoint == config.endpoint
+            })
+        });
+        let slot = trashed.unwrap_or_else(|| {
+            self.servers.iter().position(Option::is_none).unwrap_or_else(|| {
+                self.servers.push(None);
+                self.servers.len() - 1
+            })
+        });
+        let id = ServerId(u32::try_from(slot).unwrap_or(u32::MAX));
+        let server = match self.servers[slot].take() {
+            Some(old) => {
+                let mut server = old.server;
+                server.set_weight(config.weight);
+                self.servers[slot] = Some(ServerRecord { config, server: server.clone(), deleted: None, ..old });
+                server
+            }
+            None => {
+                let server = Server::new(id, config.endpoint, config.weight);
+                self.servers[slot] = Some(ServerRecord {
+                    service: key,
+                    config,
+                    server: server.clone(),
+                    connections: 0,
+                    deleted: None,
+                    traffic: Traffic::default(),
+                });
+                server
+            }
+        };
+        if let Some(record) = &self.servers[slot] {
+            record.update_overload();
+        }
+        self.watch(&config, true);
+        let record = &mut self.services[service];
+        record.servers.insert(0, server);
+        record.scheduler.changed(Change::Added { index: 0 }, &record.servers);
+        id
+    }
+
+    pub(crate) fn edit_server(&mut self, service: usize, id: ServerId, config: RealServer) {
+        let Some(record) = self.server_mut(id) else { return };
+        let old = core::mem::replace(&mut record.config, config);
+        record.server.set_weight(config.weight);
+        record.update_overload();
+        self.watch(&old, false);
+        self.watch(&config, true);
+        let record = &mut self.services[service];
+        if let Some(index) = record.servers.iter().position(|server| server.id == id) {
+            record.servers[index].set_weight(config.weight);
+            record.scheduler.changed(Change::Edited { index }, &record.servers);
+        }
+    }
+
+    pub(crate) fn remove_server(&mut self, service: usize, id: ServerId, now: Instant) {
+        let record = &mut self.services[service];
+        if let Some(index) = record.servers.iter().position(|server| server.id == id) {
+            record.servers.remove(index);
+            record.scheduler.changed(Change::Removed { index, id }, &record.servers);
+        }
+        if let Some(record) = self.server_mut(id) {
+            record.deleted = Some(now);
+            let config = record.config;
+            self.watch(&config, false);
+        }
+    }
+
+    /// Forgets deleted servers whose trash time is over and that no connection refers to.
+    pub(crate) fn collect_trash(&mut self, now: Instant) {
+        for slot in &mut self.servers {
+            let over = slot.as_ref().is_some_and(|record| {
+                record.connections == 0 && record.deleted.is_some_and(|since| now - since >= TRASH_TIME)
+            });
+            if over {
+                *slot = None;
+            }
+        }
+    }
+
+    /// When [`collect_trash`](Self::collect_trash) may have something to do.
+    pub(crate) fn trash_due(&self) -> Option<Instant> {
+        let idle = |record: &&ServerRecord| record.connections == 0;
+        let deleted = self.servers.iter().flatten().filter(idle).filter_map(|record| record.deleted);
+        deleted.min().map(|since| since + TRASH_TIME)
+    }
+
+    pub(crate) fn zero(&mut self, service: Option<usize>) {
+        for (index, record) in self.services.iter_mut().enumerate() {
+            if service.is_none_or(|only| only == index) {
+                record.traffic = Traffic::default();
+                for server in &record.servers {
+                    if let Some(Some(record)) = self.servers.get_mut(server.id.0 as usize) {
+                        record.traffic = Traffic::default();
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, config: &RealServer, add: bool) {
+        let addr = config.endpoint.addr;
+        if add {
+            count_up(&mut self.server_addrs, addr);
+        } else {
+            count_down(&mut self.server_addrs, &addr);
+        }
+        if config.method == ForwardingMethod::Masquerade {
+            if add {
+                count_up(&mut self.reply_sources, config.endpoint);
+            } else {
+                count_down(&mut self.reply_sources, &config.endpoint);
+            }
+        }
+    }
+}
