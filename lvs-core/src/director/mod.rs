@@ -276,7 +276,11 @@ impl Director {
         let Some(first) = choice else { return self.refuse_opening(job, Refusal::NoServer) };
 
         let mut refusal = Refusal::NoServer;
-        for index in self.candidates(service, first) {
+        let count = self.pool.service(service).servers.len();
+        for index in core::iter::once(first).chain((0..count).filter(|index| *index != first)) {
+            if index != first && !self.pool.service(service).servers[index].is_available() {
+                continue;
+            }
             let conn = match self.tentative(service, index, &tuple, mark, flags, job.now) {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
@@ -349,13 +353,6 @@ impl Director {
         }
     }
 
-    /// Indices to try: the scheduler's choice, then the other available servers in list order.
-    fn candidates(&self, service: usize, first: usize) -> impl Iterator<Item = usize> + use<> {
-        let servers = &self.pool.service(service).servers;
-        let others: Vec<usize> = if servers.len() > 1 && servers[first].id.0 == u32::MAX { Vec::new() } else { Vec::new() };
-        core::iter::once(first).chain(others)
-    }
-
     /// A connection as it would be after this packet; a local port is taken for FULLNAT, nothing else.
     fn tentative(
         &mut self,
@@ -423,7 +420,7 @@ impl Director {
             record.connections += 1;
             let load = &record.server.load;
             if conn.flags.contains(ConnFlags::INACTIVE) { load.add_inactive() } else { load.add_active() }
-            record.update_overload();
+            record.thresholds.opened(load);
         }
         Ok(())
     }
@@ -442,7 +439,7 @@ impl Director {
             record.connections = record.connections.saturating_sub(1);
             let load = &record.server.load;
             if conn.flags.contains(ConnFlags::INACTIVE) { load.sub_inactive() } else { load.sub_active() }
-            record.update_overload();
+            record.thresholds.closed(load);
         }
         self.free_local(conn);
     }
@@ -539,8 +536,7 @@ impl Director {
         count(&mut self.traffic);
         let Some(record) = self.pool.server_mut(server) else { return };
         count(&mut record.traffic);
-        let (key, live) = (record.service, record.deleted.is_none());
-        if live && let Some(index) = self.pool.index_of(&key) {
+        if let Some(index) = record.service_index {
             count(&mut self.pool.service_mut(index).traffic);
         }
     }

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::HashMap;
 
-use lvs_sched::{Change, Endpoint, Instant, Scheduler, Server, ServerId};
+use lvs_sched::{Change, Endpoint, Instant, Scheduler, Server, ServerId, Thresholds};
 
 use crate::service::{ForwardingMethod, RealServer, ServiceKey, VirtualService};
 use crate::stats::Traffic;
@@ -33,33 +33,15 @@ pub(crate) struct ServiceRecord {
 #[derive(Debug)]
 pub(crate) struct ServerRecord {
     pub(crate) service: ServiceKey,
+    /// Where the service stands in the pool, while it is there.
+    pub(crate) service_index: Option<usize>,
     pub(crate) config: RealServer,
+    pub(crate) thresholds: Thresholds,
     pub(crate) server: Server,
     /// Connections that refer to this record.
     pub(crate) connections: u32,
     pub(crate) deleted: Option<Instant>,
     pub(crate) traffic: Traffic,
-}
-
-impl ServerRecord {
-    /// Recomputes the overload mark after a count or threshold changed.
-    ///
-    /// Set when connections reach the upper threshold; cleared below the lower one, or below three quarters
-    /// of the upper one when there is no lower one (`ip_vs_dest_totalconns`, `ip_vs_unbind_dest`).
-    pub(crate) fn update_overload(&self) {
-        let load = &self.server.load;
-        let total = u64::from(load.active()) + u64::from(load.inactive());
-        let upper = u64::from(self.config.upper_threshold);
-        let lower = u64::from(self.config.lower_threshold);
-        if upper != 0 && total >= upper {
-            load.set_overloaded(true);
-        } else if load.is_overloaded() {
-            let relieved = if lower != 0 { total < lower } else { upper == 0 || total * 4 < upper * 3 };
-            if relieved {
-                load.set_overloaded(false);
-            }
-        }
-    }
 }
 
 /// All services and servers of one director.
@@ -74,6 +56,11 @@ pub(crate) struct Pool {
     reply_sources: Map<Endpoint, u32>,
     /// How many servers have this address.
     server_addrs: Map<IpAddr, u32>,
+}
+
+/// The control side has checked that the lower threshold is not above the upper one.
+fn thresholds_of(config: &RealServer) -> Thresholds {
+    Thresholds::new(config.upper_threshold, config.lower_threshold).unwrap_or(Thresholds::NONE)
 }
 
 fn count_up<K: Eq + core::hash::Hash>(map: &mut Map<K, u32>, key: K) {
@@ -191,6 +178,13 @@ impl Pool {
         for other in self.by_key.values_mut() {
             *other -= usize::from(*other > index);
         }
+        for record in self.servers.iter_mut().flatten() {
+            record.service_index = match record.service_index {
+                Some(at) if at == index => None,
+                Some(at) => Some(at - usize::from(at > index)),
+                None => None,
+            };
+        }
     }
 
     /// Puts a server at the head of its service's list; a deleted one that is still known is revived.
@@ -208,29 +202,25 @@ impl Pool {
             })
         });
         let id = ServerId(u32::try_from(slot).unwrap_or(u32::MAX));
-        let server = match self.servers[slot].take() {
-            Some(old) => {
-                let mut server = old.server;
-                server.set_weight(config.weight);
-                self.servers[slot] = Some(ServerRecord { config, server: server.clone(), deleted: None, ..old });
-                server
-            }
-            None => {
-                let server = Server::new(id, config.endpoint, config.weight);
-                self.servers[slot] = Some(ServerRecord {
-                    service: key,
-                    config,
-                    server: server.clone(),
-                    connections: 0,
-                    deleted: None,
-                    traffic: Traffic::default(),
-                });
-                server
-            }
-        };
-        if let Some(record) = &self.servers[slot] {
-            record.update_overload();
-        }
+        let thresholds = thresholds_of(&config);
+        let mut record = self.servers[slot].take().unwrap_or_else(|| ServerRecord {
+            service: key,
+            service_index: None,
+            config,
+            thresholds,
+            server: Server::new(id, config.endpoint, config.weight),
+            connections: 0,
+            deleted: None,
+            traffic: Traffic::default(),
+        });
+        record.service_index = Some(service);
+        record.config = config;
+        thresholds.replaced(record.thresholds, &record.server.load);
+        record.thresholds = thresholds;
+        record.server.set_weight(config.weight);
+        record.deleted = None;
+        let server = record.server.clone();
+        self.servers[slot] = Some(record);
         self.watch(&config, true);
         let record = &mut self.services[service];
         record.servers.insert(0, server);
@@ -241,8 +231,10 @@ impl Pool {
     pub(crate) fn edit_server(&mut self, service: usize, id: ServerId, config: RealServer) {
         let Some(record) = self.server_mut(id) else { return };
         let old = core::mem::replace(&mut record.config, config);
+        let thresholds = thresholds_of(&config);
+        thresholds.replaced(record.thresholds, &record.server.load);
+        record.thresholds = thresholds;
         record.server.set_weight(config.weight);
-        record.update_overload();
         self.watch(&old, false);
         self.watch(&config, true);
         let record = &mut self.services[service];

@@ -1,0 +1,387 @@
+//! The control side: ipvsadm's commands on a running director, all or nothing.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use lvs_sched::{Endpoint, Instant, Protocol, Weight};
+
+use super::Director;
+use crate::conn::{ConnId, Filter, SnapshotError};
+use crate::environment::Environment;
+use crate::service::{
+    Command, Family, ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, VirtualService,
+};
+
+/// A command that cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// `-A` of what is there.
+    #[error("virtual service {0} is there already: use -E to change it")]
+    DuplicateService(ServiceKey),
+    /// A command about what is not there.
+    #[error("no virtual service {0}: add it with -A first")]
+    UnknownService(ServiceKey),
+    /// `-a` of what is there.
+    #[error("real server {1} of {0} is there already: use -e to change it")]
+    DuplicateServer(ServiceKey, Endpoint),
+    /// A command about what is not there.
+    #[error("no real server {1} in {0}: add it with -a first")]
+    UnknownServer(ServiceKey, Endpoint),
+    /// Mark 0 means "no mark".
+    #[error("a service by mark needs a mark above 0")]
+    ZeroMark,
+    /// Only LVS/TUN joins address families.
+    #[error("real server {0} is of another address family than its service: only LVS/TUN (-i) can do that")]
+    MixedFamilies(Endpoint),
+    /// The VIP as its own server would send packets in a circle.
+    #[error("real server {0} is the virtual service itself: packets would go in a circle")]
+    Loop(Endpoint),
+    /// FULLNAT needs addresses to speak from.
+    #[error("real server {0} needs local addresses of its family on the service: add --laddr ADDRESS to -A")]
+    NoLocalAddresses(Endpoint),
+    /// The lower threshold is above the upper one.
+    #[error("lower threshold {lower} of {server} is above the upper threshold {upper}")]
+    Thresholds {
+        /// The server.
+        server: Endpoint,
+        /// `-x`
+        upper: u32,
+        /// `-y`
+        lower: u32,
+    },
+    /// Something this director does not do.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+}
+
+/// The command of a list that could not be carried out; none of the list was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("command {}: {error}", index + 1)]
+pub struct ApplyError {
+    /// Which command, counting from 0.
+    pub index: usize,
+    /// Why.
+    #[source]
+    pub error: ConfigError,
+}
+
+/// A snapshot that could not be taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The bytes are no snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// The configuration alone, to try commands on.
+struct Shadow<'e> {
+    environment: &'e Environment,
+    services: Vec<(VirtualService, Vec<RealServer>)>,
+}
+
+impl Director {
+    /// Carries out commands in order, all of them or none.
+    ///
+    /// Connections, counters and the list order of servers that stay survive. A new server goes to the head
+    /// of its service's list, as in the kernel.
+    ///
+    /// # Errors
+    /// [`ApplyError`] names the first command that cannot be carried out; nothing has changed then.
+    pub fn apply(&mut self, commands: &[Command], now: Instant) -> Result<(), ApplyError> {
+        let mut shadow = self.shadow();
+        for (index, command) in commands.iter().enumerate() {
+            shadow.apply(command).map_err(|error| ApplyError { index, error })?;
+        }
+        for command in commands {
+            self.execute(command, now);
+        }
+        Ok(())
+    }
+
+    /// Adds a virtual service.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing has changed then.
+    pub fn add_service(&mut self, service: VirtualService) -> Result<(), ConfigError> {
+        self.one(Command::AddService(service), Instant::ZERO)
+    }
+
+    /// Adds a real server at the head of its service's list.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing has changed then.
+    pub fn add_server(&mut self, service: ServiceKey, server: RealServer) -> Result<(), ConfigError> {
+        self.one(Command::AddServer(service, server), Instant::ZERO)
+    }
+
+    /// Changes a real server's weight; 0 quiesces it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the service or server is not there.
+    pub fn set_weight(&mut self, service: ServiceKey, server: Endpoint, weight: Weight) -> Result<(), ConfigError> {
+        let index = self.pool.index_of(&service).ok_or(ConfigError::UnknownService(service))?;
+        let known = self.pool.server_at(index, server).and_then(|id| self.pool.server(id));
+        let config = known.map(|record| record.config).ok_or(ConfigError::UnknownServer(service, server))?;
+        self.one(Command::EditServer(service, RealServer { weight, ..config }), Instant::ZERO)
+    }
+
+    /// Removes a real server; what becomes of its connections is `expire_nodest_conn`'s to say.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the service or server is not there.
+    pub fn remove_server(&mut self, service: ServiceKey, server: Endpoint, now: Instant) -> Result<(), ConfigError> {
+        self.one(Command::DeleteServer(service, server), now)
+    }
+
+    fn one(&mut self, command: Command, now: Instant) -> Result<(), ConfigError> {
+        self.shadow().apply(&command)?;
+        self.execute(&command, now);
+        Ok(())
+    }
+
+    /// The configuration as commands that would build it: services in order, servers oldest first.
+    pub fn configuration(&self) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for (service, servers) in self.shadow().services {
+            let key = service.key;
+            commands.push(Command::AddService(service));
+            commands.extend(servers.into_iter().map(|server| Command::AddServer(key, server)));
+        }
+        commands
+    }
+
+    /// Sets the timeouts of `ipvsadm --set`; zero leaves one as it is.
+    pub fn set_timeouts(&mut self, settings: TimeoutSettings) {
+        self.timeouts.apply(settings);
+    }
+
+    /// Takes the director's own addresses and MTUs anew.
+    pub fn set_environment(&mut self, environment: Environment) {
+        self.config.environment = environment;
+    }
+
+    /// Ends connections that match, as if they had timed out. Returns how many.
+    pub fn kill(&mut self, filter: &Filter) -> usize {
+        let doomed: Vec<ConnId> = self.conns.iter_filtered(filter).map(|(id, _)| id).collect();
+        for &id in &doomed {
+            self.end(id);
+        }
+        doomed.len()
+    }
+
+    /// Every connection with its remaining lifetime, as bytes that [`restore`](Self::restore) reads.
+    pub fn snapshot(&self, now: Instant) -> Vec<u8> {
+        self.conns.snapshot(now)
+    }
+
+    /// Takes connections from a snapshot whose service and server are configured here. Returns how many.
+    ///
+    /// Connections that are already there, or for which there is no room, are left out.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the bytes are no snapshot; nothing has changed then.
+    pub fn restore(&mut self, snapshot: &[u8], now: Instant) -> Result<usize, RestoreError> {
+        let connections = crate::conn::parse_snapshot(snapshot, now)?;
+        let mut restored = 0;
+        for mut conn in connections {
+            let tuple = crate::wire::Tuple { protocol: conn.protocol, src: conn.client, dst: conn.service };
+            let Some(service) = self.pool.find(&tuple, conn.mark) else { continue };
+            let Some(id) = self.server_for(service, conn.server) else { continue };
+            conn.server_id = id;
+            let is_fullnat = conn.method == crate::conn::Method::FullNat;
+            if is_fullnat && !self.local_ports.reserve(conn.local, conn.server, conn.protocol) {
+                continue;
+            }
+            let deltas = crate::rewrite::deltas_in(&conn);
+            if self.insert(&conn, deltas, now).is_ok() {
+                restored += 1;
+            } else if is_fullnat {
+                self.local_ports.free(conn.local, conn.server, conn.protocol);
+            }
+        }
+        Ok(restored)
+    }
+
+    /// The live server that a connection to `server` belongs to; one configured without a port takes any.
+    fn server_for(&self, service: usize, server: Endpoint) -> Option<lvs_sched::ServerId> {
+        let any_port = Endpoint::new(server.addr, 0);
+        self.pool.server_at(service, server).or_else(|| self.pool.server_at(service, any_port))
+    }
+
+    fn shadow(&self) -> Shadow<'_> {
+        let services = self.pool.services().iter().map(|record| {
+            let config = |server: &lvs_sched::Server| self.pool.server(server.id).map(|record| record.config);
+            (record.config.clone(), record.servers.iter().rev().filter_map(config).collect())
+        });
+        Shadow { environment: &self.config.environment, services: services.collect() }
+    }
+
+    /// Carries out a command that the shadow has accepted.
+    fn execute(&mut self, command: &Command, now: Instant) {
+        match command {
+            Command::AddService(service) => self.pool.add_service(service.clone()),
+            Command::EditService(service) => {
+                if let Some(index) = self.pool.index_of(&service.key) {
+                    self.pool.edit_service(index, service.clone());
+                }
+            }
+            Command::DeleteService(key) => {
+                if let Some(index) = self.pool.index_of(key) {
+                    self.pool.remove_service(index, now);
+                }
+            }
+            Command::AddServer(key, server) => {
+                if let Some(index) = self.pool.index_of(key) {
+                    let server = normal(key, *server, &self.config.environment);
+                    self.pool.add_server(index, server);
+                }
+            }
+            Command::EditServer(key, server) => {
+                let Some(index) = self.pool.index_of(key) else { return };
+                let server = normal(key, *server, &self.config.environment);
+                if let Some(id) = self.pool.server_at(index, server.endpoint) {
+                    self.pool.edit_server(index, id, server);
+                }
+            }
+            Command::DeleteServer(key, endpoint) => {
+                let Some(index) = self.pool.index_of(key) else { return };
+                if let Some(id) = self.pool.server_at(index, *endpoint) {
+                    self.pool.remove_server(index, id, now);
+                }
+            }
+            Command::Flush => {
+                while !self.pool.services().is_empty() {
+                    self.pool.remove_service(self.pool.services().len() - 1, now);
+                }
+            }
+            Command::Zero(key) => {
+                let index = key.as_ref().and_then(|key| self.pool.index_of(key));
+                self.pool.zero(index);
+            }
+            Command::SetTimeouts(settings) => self.set_timeouts(*settings),
+        }
+    }
+}
+
+/// The server as the kernel takes it: DR and TUN keep the service's port, an own address is the local node.
+fn normal(key: &ServiceKey, mut server: RealServer, environment: &Environment) -> RealServer {
+    if let ServiceKey::Address { endpoint, .. } = key
+        && !server.method.sees_replies()
+    {
+        server.endpoint.port = endpoint.port;
+    }
+    if environment.is_own(server.endpoint.addr) {
+        server.method = ForwardingMethod::Local;
+    }
+    server
+}
+
+impl Shadow<'_> {
+    fn apply(&mut self, command: &Command) -> Result<(), ConfigError> {
+        match command {
+            Command::AddService(service) => {
+                check_service(service)?;
+                if self.position(&service.key).is_some() {
+                    return Err(ConfigError::DuplicateService(service.key));
+                }
+                self.services.push((service.clone(), Vec::new()));
+            }
+            Command::EditService(service) => {
+                check_service(service)?;
+                let index = self.known(&service.key)?;
+                for server in &self.services[index].1 {
+                    self.check_server(service, server)?;
+                }
+                self.services[index].0 = service.clone();
+            }
+            Command::DeleteService(key) => {
+                let index = self.known(key)?;
+                self.services.remove(index);
+            }
+            Command::AddServer(key, server) => {
+                let index = self.known(key)?;
+                let server = normal(key, *server, self.environment);
+                self.check_server(&self.services[index].0, &server)?;
+                if self.services[index].1.iter().any(|other| other.endpoint == server.endpoint) {
+                    return Err(ConfigError::DuplicateServer(*key, server.endpoint));
+                }
+                self.services[index].1.push(server);
+            }
+            Command::EditServer(key, server) => {
+                let index = self.known(key)?;
+                let server = normal(key, *server, self.environment);
+                self.check_server(&self.services[index].0, &server)?;
+                let servers = &mut self.services[index].1;
+                let known = servers.iter_mut().find(|other| other.endpoint == server.endpoint);
+                *known.ok_or(ConfigError::UnknownServer(*key, server.endpoint))? = server;
+            }
+            Command::DeleteServer(key, endpoint) => {
+                let index = self.known(key)?;
+                let servers = &mut self.services[index].1;
+                let at = servers.iter().position(|server| server.endpoint == *endpoint);
+                servers.remove(at.ok_or(ConfigError::UnknownServer(*key, *endpoint))?);
+            }
+            Command::Flush => self.services.clear(),
+            Command::Zero(Some(key)) => {
+                self.known(key)?;
+            }
+            Command::Zero(None) | Command::SetTimeouts(_) => {}
+        }
+        Ok(())
+    }
+
+    fn position(&self, key: &ServiceKey) -> Option<usize> {
+        self.services.iter().position(|(service, _)| service.key == *key)
+    }
+
+    fn known(&self, key: &ServiceKey) -> Result<usize, ConfigError> {
+        self.position(key).ok_or(ConfigError::UnknownService(*key))
+    }
+
+    fn check_server(&self, service: &VirtualService, server: &RealServer) -> Result<(), ConfigError> {
+        let family = Family::of(&server.endpoint.addr);
+        let (service_family, vip) = match service.key {
+            ServiceKey::Address { endpoint, .. } => (Family::of(&endpoint.addr), Some(endpoint.addr)),
+            ServiceKey::Mark { family, .. } => (family, None),
+        };
+        if family != service_family && !matches!(server.method, ForwardingMethod::Tunnel(_)) {
+            return Err(ConfigError::MixedFamilies(server.endpoint));
+        }
+        if vip == Some(server.endpoint.addr) && server.method != ForwardingMethod::Local {
+            return Err(ConfigError::Loop(server.endpoint));
+        }
+        match server.method {
+            ForwardingMethod::Tunnel(Tunnel::Gue { .. }) => return Err(ConfigError::Unsupported("a GUE tunnel (--tun-type gue)")),
+            ForwardingMethod::Tunnel(Tunnel::Gre { .. }) => return Err(ConfigError::Unsupported("a GRE tunnel (--tun-type gre)")),
+            ForwardingMethod::FullNat => {
+                let usable = |addr: &IpAddr| Family::of(addr) == family;
+                if !service.local_addresses.iter().any(usable) {
+                    return Err(ConfigError::NoLocalAddresses(server.endpoint));
+                }
+            }
+            _ => {}
+        }
+        if server.lower_threshold > server.upper_threshold {
+            return Err(ConfigError::Thresholds {
+                server: server.endpoint,
+                upper: server.upper_threshold,
+                lower: server.lower_threshold,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check_service(service: &VirtualService) -> Result<(), ConfigError> {
+    match service.key {
+        ServiceKey::Mark { mark: 0, .. } => return Err(ConfigError::ZeroMark),
+        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return Err(ConfigError::Unsupported("an SCTP service")),
+        _ => {}
+    }
+    if service.persistence.is_some_and(|persistence| persistence.timeout > Duration::ZERO) {
+        return Err(ConfigError::Unsupported("persistence (-p)"));
+    }
+    Ok(())
+}

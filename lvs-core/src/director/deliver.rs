@@ -1,0 +1,248 @@
+//! The last stage: may the packet leave as it would be, and if so, do it.
+
+use core::net::IpAddr;
+
+use super::{Director, Job, Outgoing, Step};
+use crate::answer;
+use crate::conn::{ConnFlags, Connection, Direction, Method};
+use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
+use crate::fragment;
+use crate::rewrite::Rewrite;
+use crate::segment;
+use crate::service::Family;
+use crate::toa;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{Meta, Packet, TcpFlags, Transport};
+
+/// How a packet that may leave leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// In one piece.
+    Whole,
+    /// In fragments no larger than the MTU; reassembled datagrams in their received sizes.
+    Cut,
+    /// As TCP segments, since no device can segment what is inside a tunnel.
+    Segments,
+}
+
+/// Why a packet may not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// TTL or hop limit is used up.
+    Ttl,
+    /// Too large; what the sender is told, in bytes.
+    TooBig {
+        /// Largest packet of the sender that would fit.
+        mtu: u16,
+    },
+    /// No server takes the flow.
+    NoServer,
+    /// A drop without an answer.
+    Silent(DropReason),
+}
+
+impl Director {
+    /// Checks everything that could stop the packet; changes nothing.
+    pub(super) fn fit(&mut self, job: &Job<'_, '_>, rewrite: &Rewrite) -> Result<Fit, Refusal> {
+        let parsed = job.parsed;
+        if parsed.ttl <= 1 {
+            return Err(Refusal::Ttl);
+        }
+        let overhead = rewrite.overhead();
+        if usize::from(overhead) > job.packet.headroom() {
+            return Err(Refusal::Silent(DropReason::NoRoom));
+        }
+        let gso = job.packet.meta.gso;
+        let inner = match (gso, job.pieces) {
+            (Some(gso), _) => u32::from(gso.header_len) + u32::from(gso.size),
+            (None, Some(pieces)) => u32::from(pieces.largest),
+            (None, None) => parsed.len,
+        };
+        let size = inner + u32::from(overhead);
+        if size <= u32::from(rewrite.mtu) {
+            return Ok(match (gso, job.pieces) {
+                (Some(_), _) if overhead != 0 => Fit::Segments,
+                (_, Some(_)) => Fit::Cut,
+                _ => Fit::Whole,
+            });
+        }
+        let keeps_df = rewrite.outer.is_none_or(|outer| outer.copy_df);
+        let cut = parsed.is_ipv4() && !(parsed.dont_fragment && keeps_df) && gso.is_none();
+        self.trace.note(|| Step::TooLarge { size, mtu: rewrite.mtu, cut });
+        if cut {
+            return Ok(Fit::Cut);
+        }
+        let mtu = rewrite.mtu.saturating_sub(overhead);
+        if parsed.is_ipv4() {
+            // RFC 791: every link carries 68 bytes; less is nothing a sender could obey.
+            return Err(if mtu < MIN_MTU_V4 { Refusal::Silent(DropReason::TooBig) } else { Refusal::TooBig { mtu } });
+        }
+        Err(Refusal::TooBig { mtu: mtu.max(MIN_MTU_V6) })
+    }
+
+    /// Applies a rewrite that [`fit`](Self::fit) has passed.
+    pub(super) fn send(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, fit: Fit, toa: bool) -> Verdict {
+        let verdict = Verdict::Transmit { next_hop: rewrite.next_hop };
+        // Link padding behind the packet stays here.
+        if job.packet.set_len(job.parsed.len as usize).is_err() {
+            return Verdict::Drop(DropReason::Malformed);
+        }
+        if fit == Fit::Segments {
+            return self.send_segments(job, rewrite, verdict);
+        }
+        if rewrite.apply(job.packet, job.parsed).is_err() {
+            return Verdict::Drop(DropReason::NoRoom);
+        }
+        if toa {
+            self.tell_client(job, rewrite);
+        }
+        match fit {
+            Fit::Whole | Fit::Segments => verdict,
+            Fit::Cut => {
+                let sizes: &[u16] = match job.pieces {
+                    // A tunnel wraps the datagram once; the outer packet is cut to the largest piece.
+                    Some(pieces) if rewrite.outer.is_some() => core::slice::from_ref(&pieces.largest),
+                    Some(pieces) => &pieces.sizes,
+                    None => &[],
+                };
+                let limit = match job.pieces {
+                    Some(pieces) if rewrite.outer.is_some() => usize::from(pieces.largest.min(rewrite.mtu)),
+                    _ => usize::from(rewrite.mtu),
+                };
+                let sizes = if rewrite.outer.is_some() { &[] } else { sizes };
+                let id = job.pieces.map_or(0, |pieces| pieces.id);
+                let meta = Meta { mark: job.packet.meta.mark, ..Meta::default() };
+                if job.packet.meta.checksum != crate::wire::ChecksumState::Complete {
+                    segment::finish_checksum(job.packet);
+                }
+                match fragment::cut(job.packet.bytes(), sizes, limit, id) {
+                    Ok(pieces) => self.queue(pieces, verdict, meta),
+                    Err(_) => Verdict::Drop(DropReason::Malformed),
+                }
+            }
+        }
+    }
+
+    fn send_segments(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, verdict: Verdict) -> Verdict {
+        let Some(segments) = segment::segments(job.packet, job.parsed) else {
+            return Verdict::Drop(DropReason::Unsupported);
+        };
+        let mut wrapped = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let front = usize::from(rewrite.overhead());
+            let mut buffer = vec![0; front];
+            buffer.extend_from_slice(&segment);
+            let end = buffer.len();
+            let (Some(mut packet), Ok(parsed)) = (Packet::new(&mut buffer, front, end), crate::wire::parse(&segment)) else {
+                return Verdict::Drop(DropReason::Malformed);
+            };
+            if rewrite.apply(&mut packet, &parsed).is_err() {
+                return Verdict::Drop(DropReason::NoRoom);
+            }
+            wrapped.push(packet.bytes().to_vec());
+        }
+        self.queue(wrapped, verdict, Meta { mark: job.packet.meta.mark, ..Meta::default() })
+    }
+
+    /// Puts packets into the queue of `poll_transmit`: all of them or none.
+    pub(super) fn queue(&mut self, packets: Vec<Vec<u8>>, verdict: Verdict, meta: Meta) -> Verdict {
+        if self.outgoing.len() + packets.len() > self.config.limits.outgoing {
+            return Verdict::Drop(DropReason::QueueFull);
+        }
+        self.outgoing.extend(packets.into_iter().map(|packet| Outgoing { verdict, packet, meta }));
+        Verdict::Queued
+    }
+
+    /// Whether this packet of a FULLNAT connection tells the server who the client is: the SYN, and the packet
+    /// that follows it, in case the server reads options of the established connection only.
+    pub(super) fn toa_for(&self, conn: &Connection, direction: Direction, tcp: TcpFlags) -> bool {
+        self.config.fullnat.toa
+            && conn.method == Method::FullNat
+            && direction == Direction::In
+            && (tcp.contains(TcpFlags::SYN) || conn.packets == 1)
+            && !tcp.is_empty()
+            && !conn.flags.contains(ConnFlags::TEMPLATE)
+    }
+
+    /// FULLNAT's own step: client address as a TCP option, timestamps blanked on a SYN. Without room the packet
+    /// goes without the option.
+    fn tell_client(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite) {
+        let Transport::Tcp { sport, flags, .. } = job.parsed.transport else { return };
+        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {
+            toa::blank_timestamp(job.packet, job.parsed);
+        }
+        let client = lvs_sched::Endpoint::new(job.parsed.src, sport);
+        // A refusal is no error: the option is a courtesy that needs room.
+        let _ = toa::insert(job.packet, client, rewrite.mtu);
+    }
+
+    /// A refusal on an existing connection's way: the ICMP error comes from whom the sender addressed.
+    pub(super) fn refuse_forwarding(&mut self, job: &mut Job<'_, '_>, refusal: Refusal, direction: Direction) -> Verdict {
+        let family = Family::of(&job.parsed.src);
+        let from = match direction {
+            Direction::In => Some(job.parsed.dst),
+            Direction::Out => self.config.environment.source(family),
+        };
+        // On the way in the kernel has already decremented the TTL of a packet that it finds too large.
+        let decremented = direction == Direction::In;
+        self.refuse(job, refusal, from, decremented)
+    }
+
+    /// A refusal to open a connection: the VIP says so.
+    pub(super) fn refuse_opening(&mut self, job: &mut Job<'_, '_>, refusal: Refusal) -> Verdict {
+        self.refuse(job, refusal, Some(job.parsed.dst), true)
+    }
+
+    /// Answers with the ICMP error that a refusal asks for, or drops.
+    pub(super) fn refuse(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        refusal: Refusal,
+        from: Option<IpAddr>,
+        decremented: bool,
+    ) -> Verdict {
+        let (error, reason) = match refusal {
+            Refusal::Ttl => (answer::IcmpError::TimeExceeded, DropReason::TtlExceeded),
+            Refusal::TooBig { mtu } => (answer::IcmpError::TooBig { mtu }, DropReason::TooBig),
+            Refusal::NoServer => (answer::IcmpError::PortUnreachable, DropReason::NoServer),
+            Refusal::Silent(reason) => return Verdict::Drop(reason),
+        };
+        let Some(from) = from else { return Verdict::Drop(reason) };
+        let quoted_ttl = match refusal {
+            Refusal::TooBig { .. } if decremented => job.parsed.ttl.saturating_sub(1),
+            _ => job.parsed.ttl,
+        };
+        self.answer_icmp(job, error, reason, from, quoted_ttl)
+    }
+
+    /// Replaces the packet by an ICMP error that quotes it.
+    pub(super) fn answer_icmp(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        error: answer::IcmpError,
+        reason: DropReason,
+        from: IpAddr,
+        quoted_ttl: u8,
+    ) -> Verdict {
+        if !answer::may_answer(job.parsed) {
+            return Verdict::Drop(reason);
+        }
+        if let Some(limiter) = &mut self.icmp_limiter
+            && !limiter.allow(job.parsed.src, job.now)
+        {
+            return Verdict::Drop(DropReason::IcmpRateLimited);
+        }
+        let id = self.take_id();
+        let message = answer::icmp_error(job.packet.bytes(), job.parsed, error, from, quoted_ttl, id);
+        self.reply(job, &message, job.parsed.src)
+    }
+
+    /// Replaces the packet by an answer.
+    pub(super) fn reply(&mut self, job: &mut Job<'_, '_>, message: &[u8], next_hop: IpAddr) -> Verdict {
+        match job.packet.replace(message) {
+            Ok(()) => Verdict::Reply { next_hop },
+            // A small receive buffer may be shorter than the answer, which then goes its own way.
+            Err(_) => self.queue(vec![message.to_vec()], Verdict::Reply { next_hop }, Meta::default()),
+        }
+    }
+}

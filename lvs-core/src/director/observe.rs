@@ -1,0 +1,145 @@
+//! Looking at a director from outside: tables, counters, connections, and why a flow goes where it goes.
+
+use core::fmt;
+
+use lvs_sched::{Flow, Instant};
+
+use super::trace::Trace;
+use super::{Director, Outgoing, Step, choose, scheduled};
+use crate::conn::{ConnId, Connection, Filter, Lookup};
+use crate::stats::{Counters, Traffic};
+use crate::verdict::Verdict;
+use crate::wire::{Packet, TcpFlags, Tuple};
+
+/// Why a flow goes to its server: the decisions in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The decisions.
+    pub steps: Vec<Step>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl Director {
+    /// Takes one packet through like [`process`](Self::process) and tells every decision.
+    pub fn process_traced(&mut self, packet: &mut Packet<'_>, now: Instant) -> (Verdict, Vec<Step>) {
+        self.trace = Trace::recording();
+        let verdict = self.process(packet, now);
+        (verdict, core::mem::take(&mut self.trace).into_steps())
+    }
+
+    /// Tells where a flow's next packet (for TCP: its SYN) would go and why, without any effect.
+    ///
+    /// The stages are those of a live packet; the scheduler is asked on a copy, so that no cursor moves.
+    pub fn explain(&self, tuple: Tuple, mark: u32, now: Instant) -> Explanation {
+        let mut trace = Trace::recording();
+        trace.note(|| Step::Flow(tuple));
+        let found = self.conns.lookup(&tuple, now);
+        if let Lookup::Hit(id, direction) = found
+            && let Some(connection) = self.conns.get(id)
+        {
+            trace.note(|| Step::Hit { connection, direction });
+            match self.may_continue(&connection, TcpFlags::SYN) {
+                Ok(()) => {
+                    if let Some(record) = self.pool.server(connection.server_id) {
+                        trace.note(|| Step::Server { server: connection.server, method: record.config.method });
+                    }
+                    return Explanation { steps: trace.into_steps() };
+                }
+                Err(super::Stale::Reopen(why)) => trace.note(|| Step::Reopened { why }),
+                Err(super::Stale::Drop) => {
+                    trace.note(|| Step::Verdict(Verdict::Drop(crate::DropReason::ServerGone)));
+                    return Explanation { steps: trace.into_steps() };
+                }
+            }
+        } else {
+            trace.note(|| Step::Miss);
+        }
+        let mark = self.mark_of(mark, &tuple);
+        if mark != 0 {
+            trace.note(|| Step::Mark(mark));
+        }
+        let Some(index) = self.pool.find(&tuple, mark) else {
+            trace.note(|| Step::NoService);
+            return Explanation { steps: trace.into_steps() };
+        };
+        let record = self.pool.service(index);
+        trace.note(|| Step::Service(record.config.key));
+        let flow = Flow { protocol: tuple.protocol, client: tuple.src, service: tuple.dst };
+        let mut scheduler = record.scheduler.fork();
+        let choice = choose(scheduler.as_mut(), &record.servers, &flow, now, &mut trace);
+        trace.note(|| scheduled(record, choice));
+        if let Some(server) = choice.and_then(|choice| self.pool.server(record.servers[choice].id)) {
+            trace.note(|| Step::Server { server: server.config.endpoint, method: server.config.method });
+        }
+        Explanation { steps: trace.into_steps() }
+    }
+
+    /// A packet that leaves beside those given in, until there are no more.
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
+        let outgoing = self.outgoing.pop_front()?;
+        self.counters.released += 1;
+        Some(outgoing)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` = never, as things stand.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.conns.poll_timeout(),
+            self.fragments.poll_timeout(),
+            self.pool.trash_due(),
+            self.path_mtu.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Ends connections and fragments whose time is over: a bounded number of steps, so call it again when
+    /// [`poll_timeout`](Self::poll_timeout) is still not after `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut expired = core::mem::take(&mut self.expired);
+        self.conns.expire(now, self.config.limits.expiry_steps, |conn| expired.push(conn));
+        for conn in expired.drain(..) {
+            self.counters.expired += 1;
+            self.release(&conn);
+        }
+        self.expired = expired;
+        self.fragments.handle_timeout(now);
+        self.count_lost_fragments();
+        self.pool.collect_trash(now);
+        self.path_mtu.forget(now);
+    }
+
+    /// How many connections there are, those whose time is over but not yet swept included.
+    pub fn connection_count(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The connections that match, in table order.
+    pub fn connections(&self, filter: &Filter) -> impl Iterator<Item = (ConnId, Connection)> {
+        self.conns.iter_filtered(filter).map(|(id, mut conn)| {
+            conn.server.addr = self.rip_of(&conn);
+            (id, conn)
+        })
+    }
+
+    /// Bytes reserved for the connection table.
+    pub fn table_bytes(&self) -> usize {
+        self.conns.memory_bytes()
+    }
+
+    /// What became of the packets given in.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections, packets and bytes of all services together.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+}

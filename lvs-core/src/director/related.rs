@@ -1,0 +1,142 @@
+//! ICMP errors about packets of known connections: they follow the connection, translated where it is.
+
+use core::net::IpAddr;
+
+use super::{Director, Job, PassPolicy, Step};
+use crate::answer;
+use crate::conn::{Connection, Direction, Lookup};
+use crate::rewrite::{IcmpRewrite, Rewrite};
+use crate::service::{Family, ForwardingMethod};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted};
+
+impl Director {
+    /// An ICMP message: an error about a flow, or the host's.
+    pub(super) fn icmp(&mut self, job: &mut Job<'_, '_>, icmp: Icmp) -> Verdict {
+        let quoted = match icmp.body {
+            IcmpBody::Error(quoted) => quoted,
+            IcmpBody::BadQuote => return Verdict::Drop(DropReason::Malformed),
+            IcmpBody::EchoRequest | IcmpBody::Other => return self.host(job),
+        };
+        if self.is_own_tunnel(&quoted) {
+            return self.about_tunnel(job, icmp, &quoted);
+        }
+        // The quote travelled the other way: what answers to it belongs to the same connection.
+        let found = quoted.tuple().filter(|_| !quoted.later_fragment).map(|tuple| {
+            let tuple = tuple.reversed();
+            self.conns.lookup(&tuple, job.now)
+        });
+        let Some(Lookup::Hit(id, direction)) = found else { return self.unrelated(job) };
+        let Some(conn) = self.conns.get(id) else { return self.unrelated(job) };
+        self.trace.note(|| Step::Related { connection: conn, direction });
+        self.follow(job, &conn, direction, &quoted)
+    }
+
+    /// Sends an error the way its connection goes.
+    fn follow(&mut self, job: &mut Job<'_, '_>, conn: &Connection, direction: Direction, quoted: &Quoted) -> Verdict {
+        let deltas = Default::default();
+        let translated = match self.pool.server(conn.server_id) {
+            Some(record) => record.config.method.sees_replies(),
+            None => return Verdict::Drop(DropReason::ServerGone),
+        };
+        let route = if translated {
+            if !icmp_checksum_is_right(job.packet.bytes(), job.parsed) {
+                return Verdict::Drop(DropReason::BadIcmpChecksum);
+            }
+            let translation = IcmpRewrite::new(conn, direction, job.parsed);
+            let mtu = self.config.environment.mtu_to(translation.dst);
+            Rewrite::readdress(job.parsed, translation.src, translation.dst, mtu)
+        } else {
+            match self.rewrite_of(conn, direction, deltas) {
+                Ok(route) => route,
+                Err(reason) => return Verdict::Drop(reason),
+            }
+        };
+        self.trace.note(|| Step::Rewrite(route));
+        match self.fit(job, &route) {
+            Ok(fit) => {
+                self.count_packet(conn.server_id, job.parsed.len, direction);
+                if translated {
+                    let translation = IcmpRewrite::new(conn, direction, job.parsed);
+                    translation.apply(job.packet.bytes_mut(), job.parsed, quoted);
+                }
+                self.send(job, &route, fit, false)
+            }
+            Err(super::Refusal::Silent(reason)) => Verdict::Drop(reason),
+            // No ICMP error about an ICMP error (RFC 1122 3.2.2).
+            Err(super::Refusal::Ttl) => Verdict::Drop(DropReason::TtlExceeded),
+            Err(_) => Verdict::Drop(DropReason::TooBig),
+        }
+    }
+
+    /// An error about no flow that is known here.
+    fn unrelated(&mut self, job: &mut Job<'_, '_>) -> Verdict {
+        let host_knows = self.config.pass == PassPolicy::Pass
+            || !self.pool.is_vip(job.parsed.dst) && !self.config.environment.is_own(job.parsed.dst);
+        if host_knows { self.host(job) } else { Verdict::Drop(DropReason::UnrelatedIcmp) }
+    }
+
+    /// Whether the quoted packet is one of the director's own tunnel packets.
+    fn is_own_tunnel(&self, quoted: &Quoted) -> bool {
+        matches!(quoted.protocol, IPIP | IPV6_IN_IP)
+            && self.config.environment.is_own(quoted.src)
+            && self.pool.is_server_addr(quoted.dst)
+    }
+
+    /// A router could not carry a tunnel packet: learn the path's MTU and tell the client, whose packet it was.
+    ///
+    /// The kernel relays in the same way, but tells the MTU from before this message; the right one follows
+    /// with the client's next large packet. Here the client learns it at once.
+    fn about_tunnel(&mut self, job: &mut Job<'_, '_>, icmp: Icmp, outer: &Quoted) -> Verdict {
+        if !icmp_checksum_is_right(job.packet.bytes(), job.parsed) {
+            return Verdict::Drop(DropReason::BadIcmpChecksum);
+        }
+        let Some(inner) = wire::parse_quoted(job.packet.bytes(), usize::from(outer.l4_offset)) else {
+            return self.unrelated(job);
+        };
+        let Some(tuple) = inner.tuple() else { return self.unrelated(job) };
+        let Lookup::Hit(id, Direction::In) = self.conns.lookup(&tuple, job.now) else { return self.unrelated(job) };
+        let Some(conn) = self.conns.get(id) else { return self.unrelated(job) };
+        let tunnelled = self.pool.server(conn.server_id).is_some_and(|record| {
+            matches!(record.config.method, ForwardingMethod::Tunnel(_)) && record.config.endpoint.addr == outer.dst
+        });
+        if !tunnelled {
+            return self.unrelated(job);
+        }
+        self.trace.note(|| Step::Related { connection: conn, direction: Direction::Out });
+        let too_big = match job.parsed.src {
+            IpAddr::V4(_) => icmp.kind == V4_UNREACHABLE && icmp.code == V4_FRAGMENTATION_NEEDED,
+            IpAddr::V6(_) => icmp.kind == V6_TOO_BIG,
+        };
+        let error = if too_big {
+            let told = u16::try_from(icmp.rest & 0xffff).unwrap_or(u16::MAX);
+            self.path_mtu.learn(outer.dst, told, job.now);
+            if inner.src.is_ipv4() && !inner.dont_fragment {
+                return Verdict::Drop(DropReason::LocalSilent);
+            }
+            let link = self.config.environment.mtu_to(outer.dst);
+            let overhead = if outer.dst.is_ipv4() { 20 } else { 40 };
+            answer::IcmpError::TooBig { mtu: self.path_mtu.limit(outer.dst, link).saturating_sub(overhead) }
+        } else {
+            answer::IcmpError::Relayed { kind: icmp.kind, code: icmp.code }
+        };
+        let quote = job.packet.bytes()[usize::from(outer.l4_offset)..job.parsed.len as usize].to_vec();
+        let id = self.take_id();
+        let message = answer::icmp_error_quoting(&quote, error, conn.service.addr, conn.client.addr, id);
+        self.reply(job, &message, conn.client.addr)
+    }
+}
+
+const IPIP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+const V4_UNREACHABLE: u8 = 3;
+const V4_FRAGMENTATION_NEEDED: u8 = 4;
+const V6_TOO_BIG: u8 = 2;
+
+fn icmp_checksum_is_right(bytes: &[u8], parsed: &Parsed) -> bool {
+    let Some(message) = bytes.get(usize::from(parsed.l4)..parsed.len as usize) else { return false };
+    match Family::of(&parsed.src) {
+        Family::V4 => wire::checksum::icmp_checksum_is_right(message),
+        Family::V6 => wire::checksum::transport_checksum_is_right(parsed.src, parsed.dst, parsed.protocol, message),
+    }
+}

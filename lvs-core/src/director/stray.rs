@@ -1,0 +1,66 @@
+//! Packets that belong to no connection and open none: other traffic of real servers, and the host's.
+
+use super::{Director, Job, PassPolicy, Refusal, Step};
+use crate::answer;
+use crate::rewrite::Rewrite;
+use crate::service::Family;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{IcmpBody, TcpFlags, Transport, Tuple};
+
+impl Director {
+    /// No connection and no service: perhaps a reply of a real server that nobody waits for.
+    pub(super) fn stray(&mut self, job: &mut Job<'_, '_>, tuple: &Tuple) -> Verdict {
+        let resets = job.parsed.tcp_flags().contains(TcpFlags::RST);
+        if self.config.sysctl.nat_icmp_send && !resets && self.pool.is_reply_source(tuple.src) {
+            let Some(from) = self.config.environment.source(Family::of(&job.parsed.src)) else {
+                return Verdict::Drop(DropReason::NoServer);
+            };
+            let quoted_ttl = job.parsed.ttl.saturating_sub(1);
+            return self.answer_icmp(job, answer::IcmpError::PortUnreachable, DropReason::NoServer, from, quoted_ttl);
+        }
+        self.host(job)
+    }
+
+    /// What the host's own stack would do with the packet, or leaves it to it.
+    pub(super) fn host(&mut self, job: &mut Job<'_, '_>) -> Verdict {
+        self.trace.note(|| Step::Host { to: job.parsed.dst });
+        if self.config.pass == PassPolicy::Pass {
+            return Verdict::Pass;
+        }
+        let parsed = job.parsed;
+        if self.pool.is_vip(parsed.dst) || self.config.environment.is_own(parsed.dst) {
+            return self.answer_for_host(job);
+        }
+        if !self.pool.is_server_addr(parsed.src) {
+            return Verdict::Drop(DropReason::NotForUs);
+        }
+        let rewrite = Rewrite::forward(parsed.dst, self.config.environment.mtu_to(parsed.dst));
+        match self.fit(job, &rewrite) {
+            Ok(fit) => self.send(job, &rewrite, fit, false),
+            Err(refusal) => {
+                let from = self.config.environment.source(Family::of(&parsed.src));
+                self.refuse(job, refusal, from, false)
+            }
+        }
+    }
+
+    /// Addressed to a VIP or to the director, which offers nothing but good manners.
+    fn answer_for_host(&mut self, job: &mut Job<'_, '_>) -> Verdict {
+        let parsed = job.parsed;
+        match parsed.transport {
+            Transport::Tcp { .. } => match answer::tcp_reset(job.packet.bytes(), parsed) {
+                Some(reset) => self.reply(job, &reset, parsed.src),
+                None => Verdict::Drop(DropReason::LocalSilent),
+            },
+            Transport::Udp { .. } | Transport::Sctp { .. } => self.refuse(job, Refusal::NoServer, Some(parsed.dst), false),
+            Transport::Icmp(icmp) if icmp.body == IcmpBody::EchoRequest => {
+                let id = self.take_id();
+                match answer::echo_reply(job.packet.bytes(), parsed, id) {
+                    Some(reply) => self.reply(job, &reply, parsed.src),
+                    None => Verdict::Drop(DropReason::LocalSilent),
+                }
+            }
+            Transport::Icmp(_) | Transport::LaterFragment | Transport::Other => Verdict::Drop(DropReason::LocalSilent),
+        }
+    }
+}
