@@ -473,7 +473,7 @@ mod tests {
                     for round in 0..2000 {
                         held.extend(pick(&balancer));
                         if round % 3 == 0 && !held.is_empty() {
-                            held.swap_remove(round % held.len());
+                            drop(held.swap_remove(round % held.len()));
                         }
                     }
                 });
