@@ -428,6 +428,17 @@ mod tests {
     }
 
     #[test]
+    fn two_servers_of_three_connections_each_take_six() {
+        let balancer = Balancer::new(SchedulerKind::RoundRobin);
+        let thresholds = Thresholds::new(3, 0).expect("no lower limit");
+        let config = |host| ServerConfig { key: endpoint(host), weight: Weight::ONE, thresholds };
+        balancer.update([config(1), config(2)]).expect("no duplicates");
+        let leases: Vec<Lease> = (0..10).map_while(|_| pick(&balancer)).collect();
+        assert_eq!(leases.len(), 6);
+        assert!(balancer.servers().iter().all(|server| server.is_overloaded && server.connections == 3));
+    }
+
+    #[test]
     fn quiescing_keeps_leases() {
         let balancer = balancer(SchedulerKind::MaglevHashing, &[1]);
         let lease = pick(&balancer);
@@ -473,7 +484,7 @@ mod tests {
                     for round in 0..2000 {
                         held.extend(pick(&balancer));
                         if round % 3 == 0 && !held.is_empty() {
-                            held.swap_remove(round % held.len());
+                            drop(held.swap_remove(round % held.len()));
                         }
                     }
                 });

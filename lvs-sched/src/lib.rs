@@ -45,7 +45,7 @@
 //! ```
 //! A `Balancer` keeps list and counts itself; a connection lasts as long as its lease:
 #![cfg_attr(feature = "std", doc = "```")]
-#![cfg_attr(not(feature = "std"), doc = "```ignore")]
+#![cfg_attr(not(feature = "std"), doc = "```text")]
 //! use lvs_sched::{Balancer, Endpoint, Flow, Instant, Protocol, SchedulerKind, Weight};
 //!
 //! let (a, b): (Endpoint, Endpoint) = ("10.0.1.1:80".parse()?, "10.0.1.2:80".parse()?);

@@ -150,10 +150,13 @@ impl Scheduler for MaglevHashing {
         let number = client_number(flow, self.flags);
         let home = self.slot(number);
         available(home).or_else(|| {
+            // A walk over all slots that cannot find anybody would make refusing a flow dear.
+            if !self.flags.contains(SchedulerFlags::FALLBACK) || !servers.iter().any(Server::is_available) {
+                return None;
+            }
             let size = self.table.len();
             let offsets = (0..size).map(|step| ((step + home) % size) as u32);
-            let mut walk = offsets.map(|offset| self.slot(number.wrapping_add(offset)));
-            self.flags.contains(SchedulerFlags::FALLBACK).then(|| walk.find_map(available)).flatten()
+            offsets.map(|offset| self.slot(number.wrapping_add(offset))).find_map(available)
         })
     }
 

@@ -74,12 +74,11 @@ impl Scheduler for SourceHashing {
         };
         let home = bucket_of_256(client_number(flow, self.flags));
         available(home).or_else(|| {
+            if !self.flags.contains(SchedulerFlags::FALLBACK) {
+                return None;
+            }
             // The walk begins at twice the home slot: the kernel adds the home slot to the offset.
-            let walk = (0..=u8::MAX).map(|step| home.wrapping_add(home).wrapping_add(step));
-            self.flags
-                .contains(SchedulerFlags::FALLBACK)
-                .then(|| walk.into_iter().find_map(available))
-                .flatten()
+            (0..=u8::MAX).map(|step| home.wrapping_add(home).wrapping_add(step)).find_map(available)
         })
     }
 
