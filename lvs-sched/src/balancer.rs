@@ -461,9 +461,13 @@ mod tests {
 
     #[test]
     fn a_scheduler_that_answers_nonsense_chooses_nobody() {
-        #[derive(Debug)]
+        #[derive(Debug, Clone)]
         struct OutOfRange;
         impl Scheduler for OutOfRange {
+            fn fork(&self) -> Box<dyn Scheduler> {
+                Box::new(self.clone())
+            }
+
             fn schedule(&mut self, _: &Flow, servers: &[Server], _: Instant) -> Option<usize> {
                 Some(servers.len())
             }

@@ -1,6 +1,7 @@
 //! `lc`: least connections. It looks at connection counts only.
 
 use crate::{Change, Flow, Instant, Overhead, Scheduler, Server};
+use alloc::boxed::Box;
 
 /// `lc`: the server with the smallest [`Overhead`], whatever its weight (but 0); the first in the list wins a tie
 /// (kernel `ip_vs_lc`).
@@ -41,6 +42,10 @@ impl LeastConnection {
 }
 
 impl Scheduler for LeastConnection {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         // `min_by_key` keeps the first of equals.
         let available = servers.iter().enumerate().filter(|(_, server)| server.is_available());

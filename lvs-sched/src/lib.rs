@@ -124,6 +124,9 @@ pub trait Scheduler: core::fmt::Debug + Send {
     /// Servers with weight 0 (quiesced) or marked [overloaded](Load::is_overloaded) are never returned.
     fn schedule(&mut self, flow: &Flow, servers: &[Server], now: Instant) -> Option<usize>;
 
+    /// Returns an independent copy with the same memory, to try a choice without moving any cursor.
+    fn fork(&self) -> Box<dyn Scheduler>;
+
     /// Tells the scheduler that the list has changed; `servers` is the list after the change.
     ///
     /// `rr` and `wrr` move their cursors then; `sh`, `mh` and `maglev` fill their tables anew at the next

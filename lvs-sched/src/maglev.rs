@@ -1,6 +1,7 @@
 //! `maglev`: the table of the Maglev paper with weights, the same in every director. It looks at the client's
 //! address (and port). Not a kernel scheduler.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
@@ -142,6 +143,10 @@ const PURPOSE_SKIP: u8 = 2;
 const PURPOSE_CLIENT: u8 = 3;
 
 impl Scheduler for Maglev {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         if self.stale {
             self.refill(servers);

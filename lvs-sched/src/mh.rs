@@ -1,5 +1,6 @@
 //! `mh`: the kernel's Maglev hashing, bit for bit. It looks at the client's address (and port).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -136,6 +137,10 @@ impl MaglevHashing {
 }
 
 impl Scheduler for MaglevHashing {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         if self.stale {
             self.refill(servers);

@@ -1,6 +1,7 @@
 //! `rr`: round robin. It walks the list and never looks at load.
 
 use crate::{Change, Flow, Instant, Scheduler, Server};
+use alloc::boxed::Box;
 
 /// `rr`: each server in turn, in list order, whatever its weight (but 0).
 ///
@@ -36,6 +37,10 @@ impl RoundRobin {
 }
 
 impl Scheduler for RoundRobin {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         let start = self.cursor.map_or(0, |last| last + 1).min(servers.len());
         let (before, after) = servers.split_at(start);

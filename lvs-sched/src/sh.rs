@@ -1,5 +1,6 @@
 //! `sh`: source hashing. It looks at the client's address (and port), never at load.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use crate::hash::{bucket_of_256, client_number};
@@ -61,6 +62,10 @@ impl SourceHashing {
 }
 
 impl Scheduler for SourceHashing {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         if servers.is_empty() {
             return None;

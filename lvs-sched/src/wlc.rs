@@ -1,6 +1,7 @@
 //! `wlc`: weighted least connections. It looks at connection counts and weights.
 
 use crate::{Change, Flow, Instant, Overhead, Scheduler, Server};
+use alloc::boxed::Box;
 
 /// `wlc`: the server with the smallest [`Overhead`] per weight; the first in the list wins a tie
 /// (kernel `ip_vs_wlc`, ipvsadm's default).
@@ -41,6 +42,10 @@ impl WeightedLeastConnection {
 }
 
 impl Scheduler for WeightedLeastConnection {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         let mut available =
             servers.iter().enumerate().filter(|(_, server)| server.is_available()).map(|(index, server)| {

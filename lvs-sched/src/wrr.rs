@@ -2,6 +2,7 @@
 
 use crate::gcd::gcd;
 use crate::{Change, Flow, Instant, Scheduler, Server};
+use alloc::boxed::Box;
 
 /// `wrr`: each server as often per cycle as its weight says (kernel `ip_vs_wrr`).
 ///
@@ -86,6 +87,10 @@ impl WeightedRoundRobin {
 }
 
 impl Scheduler for WeightedRoundRobin {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         if self.step == 0 {
             self.renew(servers);

@@ -307,7 +307,7 @@ impl List {
 }
 
 /// Weighted round robin as its description reads, one level after the other.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct LevelWalk {
     cursor: Option<usize>,
     level: u32,
@@ -323,6 +323,10 @@ impl LevelWalk {
 }
 
 impl Scheduler for LevelWalk {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {
         let (top, step) = Self::top_and_step(servers);
         if !self.told {
@@ -362,13 +366,17 @@ impl Scheduler for LevelWalk {
 }
 
 /// Tells two schedulers of the same changes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Both {
     ours: WeightedRoundRobin,
     model: LevelWalk,
 }
 
 impl Scheduler for Both {
+    fn fork(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
+
     fn schedule(&mut self, flow: &Flow, servers: &[Server], now: Instant) -> Option<usize> {
         self.ours.schedule(flow, servers, now)
     }
