@@ -64,7 +64,11 @@ impl Environment {
 
     /// MTU of the link towards an address, in bytes.
     pub fn mtu_to(&self, addr: IpAddr) -> u16 {
-        let longest = self.routes.iter().filter(|route| route.prefix.contains(addr)).max_by_key(|route| route.prefix.bits());
+        let longest = self
+            .routes
+            .iter()
+            .filter(|route| route.prefix.contains(addr))
+            .max_by_key(|route| route.prefix.bits());
         longest.map_or(self.mtu, |route| route.mtu)
     }
 }

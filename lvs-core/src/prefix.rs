@@ -74,7 +74,11 @@ impl Prefix {
         (0..count).map(move |offset| {
             let bits = first + offset;
             #[expect(clippy::cast_possible_truncation, reason = "an IPv4 prefix has 32-bit addresses only")]
-            if v4 { IpAddr::V4(Ipv4Addr::from_bits(bits as u32)) } else { IpAddr::V6(Ipv6Addr::from_bits(bits)) }
+            if v4 {
+                IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
+            } else {
+                IpAddr::V6(Ipv6Addr::from_bits(bits))
+            }
         })
     }
 }
@@ -87,7 +91,9 @@ impl fmt::Display for Prefix {
 
 /// A prefix that could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected ADDRESS or ADDRESS/LENGTH with a length of at most 32 (IPv4) or 128 (IPv6), as in 10.0.0.0/8")]
+#[error(
+    "expected ADDRESS or ADDRESS/LENGTH with a length of at most 32 (IPv4) or 128 (IPv6), as in 10.0.0.0/8"
+)]
 pub struct ParsePrefixError;
 
 impl FromStr for Prefix {

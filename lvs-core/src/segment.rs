@@ -59,7 +59,11 @@ pub fn segments(packet: &Packet<'_>, parsed: &Parsed) -> Option<Vec<Vec<u8>>> {
         tcp[wire::tcp::CHECKSUM..wire::tcp::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
         segment
     };
-    if payload.is_empty() { Some(vec![build((0, payload))]) } else { Some(payload.chunks(size).enumerate().map(build).collect()) }
+    if payload.is_empty() {
+        Some(vec![build((0, payload))])
+    } else {
+        Some(payload.chunks(size).enumerate().map(build).collect())
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +73,11 @@ mod tests {
 
     /// IPv4 TCP 10.0.0.1:1000 -> 10.0.0.2:80, PSH|ACK|FIN, `len` bytes of payload, partial checksum.
     fn large(len: usize) -> Vec<u8> {
-        let builder = etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1000, 80, 7, 100).ack(1).psh().fin();
+        let builder = etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1000, 80, 7, 100)
+            .ack(1)
+            .psh()
+            .fin();
         let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
         let mut bytes = Vec::new();
         builder.write(&mut bytes, &payload).unwrap();
@@ -113,6 +121,11 @@ mod tests {
         finish_checksum(&mut packet);
         assert_eq!(packet.meta.checksum, ChecksumState::Complete);
         let parsed = wire::parse(packet.bytes()).unwrap();
-        assert!(wire::checksum::transport_checksum_is_right(parsed.src, parsed.dst, 6, &packet.bytes()[20..]));
+        assert!(wire::checksum::transport_checksum_is_right(
+            parsed.src,
+            parsed.dst,
+            6,
+            &packet.bytes()[20..]
+        ));
     }
 }

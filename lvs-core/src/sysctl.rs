@@ -104,7 +104,15 @@ mod tests {
     fn every_name_can_be_set_and_errors_say_what_would_be_right() {
         for name in Sysctl::NAMES {
             let mut sysctl = Sysctl::default();
-            let flipped = if sysctl == { let mut s = Sysctl::default(); s.set(name, "1").unwrap(); s } { "0" } else { "1" };
+            let flipped = if sysctl == {
+                let mut s = Sysctl::default();
+                s.set(name, "1").unwrap();
+                s
+            } {
+                "0"
+            } else {
+                "1"
+            };
             sysctl.set(name, flipped).unwrap();
             assert_ne!(sysctl, Sysctl::default(), "{name} has an effect");
         }

@@ -1,8 +1,9 @@
 //! Everything a director is given when it is made.
 
+use crate::answer::IcmpLimits;
 use crate::conn::Capacity;
 use crate::environment::{Environment, MarkRule};
-use crate::fragment;
+use crate::fragment::FragmentLimits;
 use crate::sysctl::Sysctl;
 
 /// What to do with packets that are not the director's.
@@ -23,13 +24,13 @@ pub struct Limits {
     /// Connections per address family.
     pub connections: Capacity,
     /// Datagrams waiting for fragments.
-    pub fragments: fragment::Limits,
+    pub fragments: FragmentLimits,
     /// Packets waiting in `poll_transmit`.
     pub outgoing: usize,
     /// Paths whose MTU is remembered.
     pub paths: usize,
     /// Groups of 64 connections that one `handle_timeout` looks at.
-    pub expiry_steps: usize,
+    pub expiry_steps: u32,
 }
 
 impl Default for Limits {
@@ -37,7 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: Capacity { ipv4: 1 << 16, ipv6: 1 << 16 },
-            fragments: fragment::Limits::default(),
+            fragments: FragmentLimits::default(),
             outgoing: 4096,
             paths: 4096,
             expiry_steps: 1024,
@@ -58,22 +59,6 @@ pub struct FullNatOptions {
 impl Default for FullNatOptions {
     fn default() -> Self {
         Self { toa: true, blank_timestamp: false }
-    }
-}
-
-/// The rate at which the director sends ICMP errors to one destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IcmpRate {
-    /// Tokens per second.
-    pub per_second: u32,
-    /// Tokens that may be saved up.
-    pub burst: u32,
-}
-
-impl Default for IcmpRate {
-    /// One per millisecond with a burst of 50, Linux's global defaults, but per destination.
-    fn default() -> Self {
-        Self { per_second: 1000, burst: 50 }
     }
 }
 
@@ -99,8 +84,8 @@ pub struct Config {
     pub mark_rules: Vec<MarkRule>,
     /// FULLNAT switches.
     pub fullnat: FullNatOptions,
-    /// Limit of own ICMP errors; `None` = no limit.
-    pub icmp_rate: Option<IcmpRate>,
+    /// Limits of own ICMP errors; `None` = no limit.
+    pub icmp_limits: Option<IcmpLimits>,
     /// Secret of the hash tables and start of identification counters. Random in production; fixed, the same
     /// packets give the same bytes.
     pub seed: u64,
@@ -115,7 +100,7 @@ impl Default for Config {
             pass: PassPolicy::default(),
             mark_rules: Vec::new(),
             fullnat: FullNatOptions::default(),
-            icmp_rate: Some(IcmpRate::default()),
+            icmp_limits: Some(IcmpLimits::default()),
             seed: 0,
         }
     }

@@ -120,7 +120,12 @@ impl Director {
     ///
     /// # Errors
     /// [`ConfigError`] when the service or server is not there.
-    pub fn set_weight(&mut self, service: ServiceKey, server: Endpoint, weight: Weight) -> Result<(), ConfigError> {
+    pub fn set_weight(
+        &mut self,
+        service: ServiceKey,
+        server: Endpoint,
+        weight: Weight,
+    ) -> Result<(), ConfigError> {
         let index = self.pool.index_of(&service).ok_or(ConfigError::UnknownService(service))?;
         let known = self.pool.server_at(index, server).and_then(|id| self.pool.server(id));
         let config = known.map(|record| record.config).ok_or(ConfigError::UnknownServer(service, server))?;
@@ -131,7 +136,12 @@ impl Director {
     ///
     /// # Errors
     /// [`ConfigError`] when the service or server is not there.
-    pub fn remove_server(&mut self, service: ServiceKey, server: Endpoint, now: Instant) -> Result<(), ConfigError> {
+    pub fn remove_server(
+        &mut self,
+        service: ServiceKey,
+        server: Endpoint,
+        now: Instant,
+    ) -> Result<(), ConfigError> {
         self.one(Command::DeleteServer(service, server), now)
     }
 
@@ -163,7 +173,7 @@ impl Director {
     }
 
     /// Ends connections that match, as if they had timed out. Returns how many.
-    pub fn kill(&mut self, filter: &Filter) -> usize {
+    pub fn kill(&mut self, filter: Filter) -> usize {
         let doomed: Vec<ConnId> = self.conns.iter_filtered(filter).map(|(id, _)| id).collect();
         for &id in &doomed {
             self.end(id);
@@ -194,7 +204,7 @@ impl Director {
             if is_fullnat && !self.local_ports.reserve(conn.local, conn.server, conn.protocol) {
                 continue;
             }
-            let deltas = crate::rewrite::deltas_in(&conn);
+            let deltas = crate::rewrite::Deltas::of(&conn);
             if self.insert(&conn, deltas, now).is_ok() {
                 restored += 1;
             } else if is_fullnat {
@@ -353,8 +363,12 @@ impl Shadow<'_> {
             return Err(ConfigError::Loop(server.endpoint));
         }
         match server.method {
-            ForwardingMethod::Tunnel(Tunnel::Gue { .. }) => return Err(ConfigError::Unsupported("a GUE tunnel (--tun-type gue)")),
-            ForwardingMethod::Tunnel(Tunnel::Gre { .. }) => return Err(ConfigError::Unsupported("a GRE tunnel (--tun-type gre)")),
+            ForwardingMethod::Tunnel(Tunnel::Gue { .. }) => {
+                return Err(ConfigError::Unsupported("a GUE tunnel (--tun-type gue)"));
+            }
+            ForwardingMethod::Tunnel(Tunnel::Gre { .. }) => {
+                return Err(ConfigError::Unsupported("a GRE tunnel (--tun-type gre)"));
+            }
             ForwardingMethod::FullNat => {
                 let usable = |addr: &IpAddr| Family::of(addr) == family;
                 if !service.local_addresses.iter().any(usable) {
@@ -377,7 +391,9 @@ impl Shadow<'_> {
 fn check_service(service: &VirtualService) -> Result<(), ConfigError> {
     match service.key {
         ServiceKey::Mark { mark: 0, .. } => return Err(ConfigError::ZeroMark),
-        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return Err(ConfigError::Unsupported("an SCTP service")),
+        ServiceKey::Address { protocol: Protocol::Sctp, .. } => {
+            return Err(ConfigError::Unsupported("an SCTP service"));
+        }
         _ => {}
     }
     if service.persistence.is_some_and(|persistence| persistence.timeout > Duration::ZERO) {

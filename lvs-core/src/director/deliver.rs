@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::{Director, Job, Outgoing, Step};
-use crate::answer;
+use crate::answer::{self, IcmpError};
 use crate::conn::{ConnFlags, Connection, Direction, Method};
 use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
@@ -12,7 +12,7 @@ use crate::segment;
 use crate::service::Family;
 use crate::toa;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{Meta, Packet, TcpFlags, Transport};
+use crate::wire::{self, ChecksumState, Meta, Packet, TcpFlags, Transport, ipv4, ipv6};
 
 /// How a packet that may leave leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,11 @@ impl Director {
         let mtu = rewrite.mtu.saturating_sub(overhead);
         if parsed.is_ipv4() {
             // RFC 791: every link carries 68 bytes; less is nothing a sender could obey.
-            return Err(if mtu < MIN_MTU_V4 { Refusal::Silent(DropReason::TooBig) } else { Refusal::TooBig { mtu } });
+            return Err(if mtu < MIN_MTU_V4 {
+                Refusal::Silent(DropReason::TooBig)
+            } else {
+                Refusal::TooBig { mtu }
+            });
         }
         Err(Refusal::TooBig { mtu: mtu.max(MIN_MTU_V6) })
     }
@@ -98,28 +102,23 @@ impl Director {
         }
         match fit {
             Fit::Whole | Fit::Segments => verdict,
-            Fit::Cut => {
-                let sizes: &[u16] = match job.pieces {
-                    // A tunnel wraps the datagram once; the outer packet is cut to the largest piece.
-                    Some(pieces) if rewrite.outer.is_some() => core::slice::from_ref(&pieces.largest),
-                    Some(pieces) => &pieces.sizes,
-                    None => &[],
-                };
-                let limit = match job.pieces {
-                    Some(pieces) if rewrite.outer.is_some() => usize::from(pieces.largest.min(rewrite.mtu)),
-                    _ => usize::from(rewrite.mtu),
-                };
-                let sizes = if rewrite.outer.is_some() { &[] } else { sizes };
-                let id = job.pieces.map_or(0, |pieces| pieces.id);
-                let meta = Meta { mark: job.packet.meta.mark, ..Meta::default() };
-                if job.packet.meta.checksum != crate::wire::ChecksumState::Complete {
-                    segment::finish_checksum(job.packet);
-                }
-                match fragment::cut(job.packet.bytes(), sizes, limit, id) {
-                    Ok(pieces) => self.queue(pieces, verdict, meta),
-                    Err(_) => Verdict::Drop(DropReason::Malformed),
-                }
-            }
+            Fit::Cut => self.send_cut(job, rewrite, verdict),
+        }
+    }
+
+    /// Cuts a rewritten packet. A tunnel wraps a reassembled datagram once, and its outer packet is cut to the
+    /// largest fragment that came; without a tunnel the fragments leave in the sizes in which they came.
+    fn send_cut(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, verdict: Verdict) -> Verdict {
+        segment::finish_checksum(job.packet);
+        let (sizes, limit, id): (&[u16], u16, u32) = match job.pieces {
+            Some(pieces) if rewrite.outer.is_some() => (&[], pieces.largest.min(rewrite.mtu), pieces.id),
+            Some(pieces) => (&pieces.sizes, rewrite.mtu, pieces.id),
+            None => (&[], rewrite.mtu, 0),
+        };
+        let meta = Meta { mark: job.packet.meta.mark, ..Meta::default() };
+        match fragment::cut(job.packet.bytes(), sizes, usize::from(limit), id) {
+            Ok(pieces) => self.queue(pieces, verdict, meta),
+            Err(_) => Verdict::Drop(DropReason::Malformed),
         }
     }
 
@@ -133,7 +132,9 @@ impl Director {
             let mut buffer = vec![0; front];
             buffer.extend_from_slice(&segment);
             let end = buffer.len();
-            let (Some(mut packet), Ok(parsed)) = (Packet::new(&mut buffer, front, end), crate::wire::parse(&segment)) else {
+            let (Some(mut packet), Ok(parsed)) =
+                (Packet::new(&mut buffer, front, end), wire::parse(&segment))
+            else {
                 return Verdict::Drop(DropReason::Malformed);
             };
             if rewrite.apply(&mut packet, &parsed).is_err() {
@@ -177,7 +178,12 @@ impl Director {
     }
 
     /// A refusal on an existing connection's way: the ICMP error comes from whom the sender addressed.
-    pub(super) fn refuse_forwarding(&mut self, job: &mut Job<'_, '_>, refusal: Refusal, direction: Direction) -> Verdict {
+    pub(super) fn refuse_forwarding(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        refusal: Refusal,
+        direction: Direction,
+    ) -> Verdict {
         let family = Family::of(&job.parsed.src);
         let from = match direction {
             Direction::In => Some(job.parsed.dst),
@@ -202,39 +208,44 @@ impl Director {
         decremented: bool,
     ) -> Verdict {
         let (error, reason) = match refusal {
-            Refusal::Ttl => (answer::IcmpError::TimeExceeded, DropReason::TtlExceeded),
-            Refusal::TooBig { mtu } => (answer::IcmpError::TooBig { mtu }, DropReason::TooBig),
-            Refusal::NoServer => (answer::IcmpError::PortUnreachable, DropReason::NoServer),
+            Refusal::Ttl => (IcmpError::TimeExceeded, DropReason::TtlExceeded),
+            Refusal::TooBig { mtu } => (IcmpError::TooBig { mtu: u32::from(mtu) }, DropReason::TooBig),
+            Refusal::NoServer => (IcmpError::PortUnreachable, DropReason::NoServer),
             Refusal::Silent(reason) => return Verdict::Drop(reason),
         };
-        let Some(from) = from else { return Verdict::Drop(reason) };
-        let quoted_ttl = match refusal {
-            Refusal::TooBig { .. } if decremented => job.parsed.ttl.saturating_sub(1),
-            _ => job.parsed.ttl,
-        };
-        self.answer_icmp(job, error, reason, from, quoted_ttl)
+        let decremented = decremented && matches!(refusal, Refusal::TooBig { .. });
+        self.answer_icmp(job, error, reason, from, decremented)
     }
 
-    /// Replaces the packet by an ICMP error that quotes it.
+    /// Replaces the packet by an ICMP error that quotes it, perhaps with the TTL it would have left with.
     pub(super) fn answer_icmp(
         &mut self,
         job: &mut Job<'_, '_>,
-        error: answer::IcmpError,
+        error: IcmpError,
         reason: DropReason,
-        from: IpAddr,
-        quoted_ttl: u8,
+        from: Option<IpAddr>,
+        decremented: bool,
     ) -> Verdict {
-        if !answer::may_answer(job.parsed) {
+        let Some(from) = from.filter(|_| answer::may_answer(job.parsed)) else {
             return Verdict::Drop(reason);
-        }
-        if let Some(limiter) = &mut self.icmp_limiter
-            && !limiter.allow(job.parsed.src, job.now)
-        {
+        };
+        if error.is_rate_limited() && !self.icmp_limiter.allow(job.parsed.src, job.now) {
             return Verdict::Drop(DropReason::IcmpRateLimited);
         }
         let id = self.take_id();
-        let message = answer::icmp_error(job.packet.bytes(), job.parsed, error, from, quoted_ttl, id);
-        self.reply(job, &message, job.parsed.src)
+        if decremented {
+            // The packet will be replaced by the answer, so its TTL may go now.
+            let bytes = job.packet.bytes_mut();
+            if job.parsed.is_ipv4() { ipv4::decrement_ttl(bytes) } else { ipv6::decrement_hop_limit(bytes) }
+        }
+        let mut message = core::mem::take(&mut self.answer);
+        message.clear();
+        let verdict = match answer::icmp_error(&mut message, job.packet.bytes(), error, from, id) {
+            Some(to) => self.reply(job, &message, to),
+            None => Verdict::Drop(reason),
+        };
+        self.answer = message;
+        verdict
     }
 
     /// Replaces the packet by an answer.

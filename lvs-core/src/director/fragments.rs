@@ -2,11 +2,11 @@
 
 use lvs_sched::Instant;
 
+use super::PassPolicy;
 use super::{Director, Job, Step};
 use crate::fragment::{self, Datagram, Outcome};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, HEADROOM, Meta, Packet, Parsed, TAILROOM};
-use super::PassPolicy;
 
 /// How a reassembled datagram was received, and so how it leaves again.
 #[derive(Debug)]
@@ -53,19 +53,22 @@ impl Director {
             Err(error) => return Verdict::Drop(error.drop_reason()),
         };
         parsed.dont_fragment = datagram.dont_fragment;
-        let pieces =
-            Pieces { sizes: datagram.sizes.clone(), largest: datagram.max_size, id: datagram.id };
+        let pieces = Pieces { sizes: datagram.sizes.clone(), largest: datagram.max_size, id: datagram.id };
         let key = parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)));
         let mut job = Job { packet: &mut packet, parsed: &parsed, pieces: Some(&pieces), now };
         let verdict = self.whole(&mut job, key);
         let meta = Meta { mark: datagram.mark, ..Meta::default() };
         match verdict {
             // Answers leave whole, a datagram for the host as it came.
-            Verdict::Transmit { .. } | Verdict::Reply { .. } => self.queue(vec![packet.bytes().to_vec()], verdict, meta),
-            Verdict::Pass => match fragment::cut(&datagram.bytes, &datagram.sizes, usize::from(u16::MAX), datagram.id) {
-                Ok(again) => self.queue(again, Verdict::Pass, meta),
-                Err(_) => Verdict::Drop(DropReason::Malformed),
-            },
+            Verdict::Transmit { .. } | Verdict::Reply { .. } => {
+                self.queue(vec![packet.bytes().to_vec()], verdict, meta)
+            }
+            Verdict::Pass => {
+                match fragment::cut(&datagram.bytes, &datagram.sizes, usize::from(u16::MAX), datagram.id) {
+                    Ok(again) => self.queue(again, Verdict::Pass, meta),
+                    Err(_) => Verdict::Drop(DropReason::Malformed),
+                }
+            }
             Verdict::Queued | Verdict::Drop(_) => verdict,
         }
     }

@@ -29,21 +29,23 @@ use std::collections::VecDeque;
 
 use lvs_sched::{Endpoint, Flow, Instant, Protocol, Scheduler, Server, ServerId};
 
-pub use config::{Config, FullNatOptions, IcmpRate, Limits, PassPolicy};
+pub use config::{Config, FullNatOptions, Limits, PassPolicy};
 pub use control::{ApplyError, ConfigError, RestoreError};
 pub use observe::Explanation;
 pub use pool::TRASH_TIME;
 pub use trace::{Candidate, Step};
 
 use crate::answer::IcmpLimiter;
-use crate::conn::{self, ConnFlags, ConnId, ConnTable, Connection, Direction, InsertError, Lookup, Row, State, Timeouts};
+use crate::conn::{
+    self, ConnFlags, ConnId, ConnTable, Connection, Direction, InsertError, Lookup, Row, State, Timeouts,
+};
 use crate::fragment::FragmentStore;
 use crate::local_ports::LocalPorts;
-use crate::rewrite::{self, Outer, Rewrite};
+use crate::rewrite::{Deltas, Outer, Rewrite};
 use crate::service::{Family, ForwardingMethod};
 use crate::stats::{Counters, Traffic};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple};
+use crate::wire::{self, Delta, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple};
 use deliver::Refusal;
 use fragments::Pieces;
 use path_mtu::PathMtu;
@@ -95,9 +97,10 @@ pub struct Director {
     timeouts: Timeouts,
     local_ports: LocalPorts,
     fragments: FragmentStore,
-    icmp_limiter: Option<IcmpLimiter>,
+    icmp_limiter: IcmpLimiter,
     path_mtu: PathMtu,
     outgoing: VecDeque<Outgoing>,
+    answer: Vec<u8>,
     counters: Counters,
     traffic: Traffic,
     trace: Trace,
@@ -129,10 +132,11 @@ impl Director {
             conns: ConnTable::new(config.limits.connections, seed),
             timeouts: Timeouts::default(),
             local_ports: LocalPorts::new(seed),
-            fragments: FragmentStore::new(config.limits.fragments),
-            icmp_limiter: config.icmp_rate.map(|rate| IcmpLimiter::new(rate.per_second, rate.burst, seed)),
+            fragments: FragmentStore::new(config.limits.fragments, seed),
+            icmp_limiter: IcmpLimiter::new(config.icmp_limits, seed),
             path_mtu: PathMtu::new(config.limits.paths),
             outgoing: VecDeque::new(),
+            answer: Vec::new(),
             counters: Counters::default(),
             traffic: Traffic::default(),
             trace: Trace::default(),
@@ -174,7 +178,9 @@ impl Director {
     fn prepare(&self, packet: &Packet<'_>) -> Prepared {
         let parsed = wire::parse(packet.bytes());
         let key = match &parsed {
-            Ok(parsed) if parsed.fragment.is_none() => parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple))),
+            Ok(parsed) if parsed.fragment.is_none() => {
+                parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)))
+            }
             _ => None,
         };
         Prepared { parsed, key }
@@ -239,7 +245,7 @@ impl Director {
         self.count_packet(conn.server_id, job.parsed.len, direction);
         let state = self.advance(id, &conn, direction, flags);
         self.conns.touch(id, job.now + self.timeouts.of(state));
-        let rewrite = match self.rewrite_of(&conn, direction, self.conns.deltas(id)) {
+        let rewrite = match self.rewrite_of(&conn, direction, self.deltas(id)) {
             Ok(rewrite) => rewrite,
             Err(reason) => return Some(Verdict::Drop(reason)),
         };
@@ -248,8 +254,10 @@ impl Director {
             Ok(fit) => fit,
             Err(refusal) => return Some(self.refuse_forwarding(job, refusal, direction)),
         };
-        if direction == Direction::In {
-            self.conns.count_packet(id);
+        if direction == Direction::In
+            && let Some(hot) = self.conns.hot_mut(id)
+        {
+            hot.packets = hot.packets.saturating_add(1);
         }
         let toa = self.toa_for(&conn, direction, flags);
         Some(self.send(job, &rewrite, fit, toa))
@@ -258,6 +266,9 @@ impl Director {
     /// Stage 3, miss: find the service, choose a server, and open the connection once nothing can fail.
     fn open(&mut self, job: &mut Job<'_, '_>, tuple: Tuple) -> Verdict {
         let mark = self.mark_of(job.packet.meta.mark, &tuple);
+        if mark != 0 {
+            self.trace.note(|| Step::Mark(mark));
+        }
         let Some(service) = self.pool.find(&tuple, mark) else {
             self.trace.note(|| Step::NoService);
             return self.stray(job, &tuple);
@@ -285,7 +296,7 @@ impl Director {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
             };
-            let deltas = rewrite::deltas_in(&conn);
+            let deltas = Deltas::of(&conn);
             let plan = self.rewrite_of(&conn, Direction::In, deltas).map_err(Refusal::Silent);
             let outcome = plan.and_then(|rewrite| {
                 let fit = self.fit(job, &rewrite)?;
@@ -324,7 +335,11 @@ impl Director {
         let sysctl = &self.config.sysctl;
         let server = self.pool.server(conn.server_id);
         if server.is_none_or(|record| record.deleted.is_some()) {
-            return Err(if sysctl.expire_nodest_conn { Stale::Reopen("its server was deleted") } else { Stale::Drop });
+            return Err(if sysctl.expire_nodest_conn {
+                Stale::Reopen("its server was deleted")
+            } else {
+                Stale::Drop
+            });
         }
         let is_new = conn.protocol == Protocol::Tcp && flags.contains(TcpFlags::SYN);
         if !is_new {
@@ -402,24 +417,39 @@ impl Director {
     }
 
     /// Puts a connection into the table and counts it at its server; a full table evicts first.
-    fn insert(&mut self, conn: &Connection, deltas: rewrite::Deltas, now: Instant) -> Result<(), Refusal> {
-        let mut inserted = self.conns.insert(conn, now);
-        if inserted == Err(InsertError::Full) {
-            if let Some(victim) = self.conns.evict(Family::of(&conn.client.addr), now) {
-                self.counters.evicted += 1;
-                self.release(&victim);
-                inserted = self.conns.insert(conn, now);
+    fn insert(&mut self, conn: &Connection, deltas: Deltas, now: Instant) -> Result<(), Refusal> {
+        let id = loop {
+            let in_the_way = match self.conns.insert(conn, now) {
+                Ok(id) => break id,
+                Err(InsertError::Full) => {
+                    let Some(victim) = self.conns.evict(Family::of(&conn.client.addr), now) else {
+                        return Err(Refusal::Silent(DropReason::TableFull));
+                    };
+                    self.counters.evicted += 1;
+                    self.release(&victim.connection);
+                    continue;
+                }
+                Err(InsertError::TupleTaken(id) | InsertError::ReturnTupleTaken(id)) => id,
+                Err(_) => return Err(Refusal::Silent(DropReason::Unsupported)),
+            };
+            // A connection whose time is over may still hold the tuple; a living one keeps it.
+            if self.conns.expires(in_the_way).is_none_or(|expires| expires > now) {
+                return Err(Refusal::Silent(DropReason::ReturnTupleTaken));
             }
+            self.counters.expired += 1;
+            self.end(in_the_way);
+        };
+        if let Some(hot) = self.conns.hot_mut(id) {
+            (hot.addr_delta, hot.port_delta) = (deltas.addr.bits(), deltas.port.bits());
         }
-        let id = inserted.map_err(|error| match error {
-            InsertError::ReturnTupleTaken => Refusal::Silent(DropReason::ReturnTupleTaken),
-            _ => Refusal::Silent(DropReason::TableFull),
-        })?;
-        self.conns.set_deltas(id, deltas);
         if let Some(record) = self.pool.server_mut(conn.server_id) {
             record.connections += 1;
             let load = &record.server.load;
-            if conn.flags.contains(ConnFlags::INACTIVE) { load.add_inactive() } else { load.add_active() }
+            if conn.flags.contains(ConnFlags::INACTIVE) {
+                load.add_inactive()
+            } else {
+                load.add_active()
+            }
             record.thresholds.opened(load);
         }
         Ok(())
@@ -427,8 +457,8 @@ impl Director {
 
     /// Removes a connection and gives back what it held.
     fn end(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.remove(id) {
-            self.release(&conn);
+        if let Some(ended) = self.conns.remove(id) {
+            self.release(&ended.connection);
         }
     }
 
@@ -438,7 +468,11 @@ impl Director {
             debug_assert!(record.connections > 0, "a connection in the table is counted at its server");
             record.connections = record.connections.saturating_sub(1);
             let load = &record.server.load;
-            if conn.flags.contains(ConnFlags::INACTIVE) { load.sub_inactive() } else { load.sub_active() }
+            if conn.flags.contains(ConnFlags::INACTIVE) {
+                load.sub_inactive()
+            } else {
+                load.sub_active()
+            }
             record.thresholds.closed(load);
         }
         self.free_local(conn);
@@ -462,7 +496,9 @@ impl Director {
         };
         flags.set(ConnFlags::INACTIVE, !state.is_active());
         if state != conn.state || flags != conn.flags {
-            self.conns.set_state(id, state, flags);
+            if let Some(hot) = self.conns.hot_mut(id) {
+                (hot.state, hot.flags) = (state, flags);
+            }
             self.trace.note(|| Step::State { before: conn.state, after: state });
         }
         if flags.contains(ConnFlags::INACTIVE) != conn.flags.contains(ConnFlags::INACTIVE) {
@@ -482,7 +518,12 @@ impl Director {
 
     /// What is done to the packets of one direction: the connection's translation joined with the server's
     /// outer header, next hop and MTU.
-    fn rewrite_of(&mut self, conn: &Connection, direction: Direction, deltas: rewrite::Deltas) -> Result<Rewrite, DropReason> {
+    fn rewrite_of(
+        &mut self,
+        conn: &Connection,
+        direction: Direction,
+        deltas: Deltas,
+    ) -> Result<Rewrite, DropReason> {
         let environment = &self.config.environment;
         let method = match self.pool.server(conn.server_id) {
             Some(record) => record.config.method,
@@ -501,7 +542,8 @@ impl Director {
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
-                let outer = Outer { src, dst: rip, copy_df: self.config.sysctl.pmtu_disc, id: self.take_id() };
+                let outer =
+                    Outer { src, dst: rip, copy_df: self.config.sysctl.pmtu_disc, id: self.take_id() };
                 Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
             }
             ForwardingMethod::Bypass => {
@@ -517,15 +559,11 @@ impl Director {
         self.pool.server(conn.server_id).map_or(conn.server.addr, |record| record.config.endpoint.addr)
     }
 
-    fn mark_of(&mut self, mark: u32, tuple: &Tuple) -> u32 {
-        let mark = match mark {
+    fn mark_of(&self, mark: u32, tuple: &Tuple) -> u32 {
+        match mark {
             0 => self.config.mark_rules.iter().find(|rule| rule.matches(tuple)).map_or(0, |rule| rule.mark),
             given => given,
-        };
-        if mark != 0 {
-            self.trace.note(|| Step::Mark(mark));
         }
-        mark
     }
 
     fn count_packet(&mut self, server: ServerId, bytes: u32, direction: Direction) {
@@ -548,6 +586,11 @@ impl Director {
             record.traffic.connections += 1;
         }
         self.count_packet(server, bytes, Direction::In);
+    }
+
+    fn deltas(&self, id: ConnId) -> Deltas {
+        let (addr, port) = self.conns.deltas(id).unwrap_or_default();
+        Deltas { addr: Delta::from_bits(addr), port: Delta::from_bits(port) }
     }
 
     /// The next identification for an own packet that may be fragmented.

@@ -46,7 +46,10 @@ impl Director {
             match self.may_continue(&connection, TcpFlags::SYN) {
                 Ok(()) => {
                     if let Some(record) = self.pool.server(connection.server_id) {
-                        trace.note(|| Step::Server { server: connection.server, method: record.config.method });
+                        trace.note(|| Step::Server {
+                            server: connection.server,
+                            method: record.config.method,
+                        });
                     }
                     return Explanation { steps: trace.into_steps() };
                 }
@@ -102,13 +105,11 @@ impl Director {
     /// Ends connections and fragments whose time is over: a bounded number of steps, so call it again when
     /// [`poll_timeout`](Self::poll_timeout) is still not after `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let mut expired = core::mem::take(&mut self.expired);
-        self.conns.expire(now, self.config.limits.expiry_steps, |conn| expired.push(conn));
-        for conn in expired.drain(..) {
+        let mut budget = self.config.limits.expiry_steps;
+        while let Some(ended) = self.conns.expire(now, &mut budget) {
             self.counters.expired += 1;
-            self.release(&conn);
+            self.release(&ended.connection);
         }
-        self.expired = expired;
         self.fragments.handle_timeout(now);
         self.count_lost_fragments();
         self.pool.collect_trash(now);
@@ -121,7 +122,7 @@ impl Director {
     }
 
     /// The connections that match, in table order.
-    pub fn connections(&self, filter: &Filter) -> impl Iterator<Item = (ConnId, Connection)> {
+    pub fn connections(&self, filter: Filter) -> impl Iterator<Item = (ConnId, Connection)> {
         self.conns.iter_filtered(filter).map(|(id, mut conn)| {
             conn.server.addr = self.rip_of(&conn);
             (id, conn)

@@ -98,7 +98,8 @@ impl Pool {
             }
         }
         let exact = ServiceKey::Address { protocol: tuple.protocol, endpoint: tuple.dst };
-        let any = ServiceKey::Address { protocol: tuple.protocol, endpoint: Endpoint::new(tuple.dst.addr, 0) };
+        let any =
+            ServiceKey::Address { protocol: tuple.protocol, endpoint: Endpoint::new(tuple.dst.addr, 0) };
         self.by_key.get(&exact).or_else(|| self.by_key.get(&any)).copied()
     }
 
@@ -130,6 +131,11 @@ impl Pool {
         self.vips.contains_key(&addr)
     }
 
+    /// Whether a service goes by mark, so that no address tells whether a packet is its.
+    pub(crate) fn has_marks(&self) -> bool {
+        self.services.iter().any(|record| matches!(record.config.key, ServiceKey::Mark { .. }))
+    }
+
     /// Whether a server whose replies come through the director stands there.
     pub(crate) fn is_reply_source(&self, endpoint: Endpoint) -> bool {
         self.reply_sources.contains_key(&endpoint)
@@ -150,7 +156,12 @@ impl Pool {
             count_up(&mut self.vips, endpoint.addr);
         }
         self.by_key.insert(config.key, self.services.len());
-        self.services.push(ServiceRecord { config, scheduler, servers: Vec::new(), traffic: Traffic::default() });
+        self.services.push(ServiceRecord {
+            config,
+            scheduler,
+            servers: Vec::new(),
+            traffic: Traffic::default(),
+        });
     }
 
     /// Takes the new settings; a new scheduler starts with the list as it is.

@@ -2,10 +2,11 @@
 
 use core::net::IpAddr;
 
+use super::deliver::Refusal;
 use super::{Director, Job, PassPolicy, Step};
-use crate::answer;
+use crate::answer::{self, IcmpError};
 use crate::conn::{Connection, Direction, Lookup};
-use crate::rewrite::{IcmpRewrite, Rewrite};
+use crate::rewrite::{Deltas, IcmpRewrite, Rewrite};
 use crate::service::{Family, ForwardingMethod};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted};
@@ -33,8 +34,13 @@ impl Director {
     }
 
     /// Sends an error the way its connection goes.
-    fn follow(&mut self, job: &mut Job<'_, '_>, conn: &Connection, direction: Direction, quoted: &Quoted) -> Verdict {
-        let deltas = Default::default();
+    fn follow(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        conn: &Connection,
+        direction: Direction,
+        quoted: &Quoted,
+    ) -> Verdict {
         let translated = match self.pool.server(conn.server_id) {
             Some(record) => record.config.method.sees_replies(),
             None => return Verdict::Drop(DropReason::ServerGone),
@@ -47,7 +53,7 @@ impl Director {
             let mtu = self.config.environment.mtu_to(translation.dst);
             Rewrite::readdress(job.parsed, translation.src, translation.dst, mtu)
         } else {
-            match self.rewrite_of(conn, direction, deltas) {
+            match self.rewrite_of(conn, direction, Deltas::default()) {
                 Ok(route) => route,
                 Err(reason) => return Verdict::Drop(reason),
             }
@@ -62,9 +68,9 @@ impl Director {
                 }
                 self.send(job, &route, fit, false)
             }
-            Err(super::Refusal::Silent(reason)) => Verdict::Drop(reason),
+            Err(Refusal::Silent(reason)) => Verdict::Drop(reason),
             // No ICMP error about an ICMP error (RFC 1122 3.2.2).
-            Err(super::Refusal::Ttl) => Verdict::Drop(DropReason::TtlExceeded),
+            Err(Refusal::Ttl) => Verdict::Drop(DropReason::TtlExceeded),
             Err(_) => Verdict::Drop(DropReason::TooBig),
         }
     }
@@ -95,10 +101,13 @@ impl Director {
             return self.unrelated(job);
         };
         let Some(tuple) = inner.tuple() else { return self.unrelated(job) };
-        let Lookup::Hit(id, Direction::In) = self.conns.lookup(&tuple, job.now) else { return self.unrelated(job) };
+        let Lookup::Hit(id, Direction::In) = self.conns.lookup(&tuple, job.now) else {
+            return self.unrelated(job);
+        };
         let Some(conn) = self.conns.get(id) else { return self.unrelated(job) };
         let tunnelled = self.pool.server(conn.server_id).is_some_and(|record| {
-            matches!(record.config.method, ForwardingMethod::Tunnel(_)) && record.config.endpoint.addr == outer.dst
+            matches!(record.config.method, ForwardingMethod::Tunnel(_))
+                && record.config.endpoint.addr == outer.dst
         });
         if !tunnelled {
             return self.unrelated(job);
@@ -114,16 +123,23 @@ impl Director {
             if inner.src.is_ipv4() && !inner.dont_fragment {
                 return Verdict::Drop(DropReason::LocalSilent);
             }
-            let link = self.config.environment.mtu_to(outer.dst);
-            let overhead = if outer.dst.is_ipv4() { 20 } else { 40 };
-            answer::IcmpError::TooBig { mtu: self.path_mtu.limit(outer.dst, link).saturating_sub(overhead) }
+            let mtu = self.path_mtu.limit(outer.dst, self.config.environment.mtu_to(outer.dst));
+            IcmpError::TooBig { mtu: u32::from(mtu.saturating_sub(outer.l4_offset - outer.offset)) }
+        } else if inner.src.is_ipv4() == job.parsed.is_ipv4() {
+            IcmpError::Relayed { kind: icmp.kind, code: icmp.code, rest: icmp.rest }
         } else {
-            answer::IcmpError::Relayed { kind: icmp.kind, code: icmp.code }
+            IcmpError::HostUnreachable
         };
-        let quote = job.packet.bytes()[usize::from(outer.l4_offset)..job.parsed.len as usize].to_vec();
         let id = self.take_id();
-        let message = answer::icmp_error_quoting(&quote, error, conn.service.addr, conn.client.addr, id);
-        self.reply(job, &message, conn.client.addr)
+        let quote = &job.packet.bytes()[usize::from(outer.l4_offset)..job.parsed.len as usize];
+        let mut message = core::mem::take(&mut self.answer);
+        message.clear();
+        let verdict = match answer::icmp_error(&mut message, quote, error, conn.service.addr, id) {
+            Some(to) => self.reply(job, &message, to),
+            None => Verdict::Drop(DropReason::Malformed),
+        };
+        self.answer = message;
+        verdict
     }
 }
 
@@ -137,6 +153,8 @@ fn icmp_checksum_is_right(bytes: &[u8], parsed: &Parsed) -> bool {
     let Some(message) = bytes.get(usize::from(parsed.l4)..parsed.len as usize) else { return false };
     match Family::of(&parsed.src) {
         Family::V4 => wire::checksum::icmp_checksum_is_right(message),
-        Family::V6 => wire::checksum::transport_checksum_is_right(parsed.src, parsed.dst, parsed.protocol, message),
+        Family::V6 => {
+            wire::checksum::transport_checksum_is_right(parsed.src, parsed.dst, parsed.protocol, message)
+        }
     }
 }

@@ -1,22 +1,19 @@
 //! Packets that belong to no connection and open none: other traffic of real servers, and the host's.
 
 use super::{Director, Job, PassPolicy, Refusal, Step};
-use crate::answer;
+use crate::answer::{self, IcmpError};
 use crate::rewrite::Rewrite;
 use crate::service::Family;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{IcmpBody, TcpFlags, Transport, Tuple};
+use crate::wire::{TcpFlags, Transport, Tuple};
 
 impl Director {
     /// No connection and no service: perhaps a reply of a real server that nobody waits for.
     pub(super) fn stray(&mut self, job: &mut Job<'_, '_>, tuple: &Tuple) -> Verdict {
         let resets = job.parsed.tcp_flags().contains(TcpFlags::RST);
         if self.config.sysctl.nat_icmp_send && !resets && self.pool.is_reply_source(tuple.src) {
-            let Some(from) = self.config.environment.source(Family::of(&job.parsed.src)) else {
-                return Verdict::Drop(DropReason::NoServer);
-            };
-            let quoted_ttl = job.parsed.ttl.saturating_sub(1);
-            return self.answer_icmp(job, answer::IcmpError::PortUnreachable, DropReason::NoServer, from, quoted_ttl);
+            let from = self.config.environment.source(Family::of(&job.parsed.src));
+            return self.answer_icmp(job, IcmpError::PortUnreachable, DropReason::NoServer, from, true);
         }
         self.host(job)
     }
@@ -47,20 +44,21 @@ impl Director {
     /// Addressed to a VIP or to the director, which offers nothing but good manners.
     fn answer_for_host(&mut self, job: &mut Job<'_, '_>) -> Verdict {
         let parsed = job.parsed;
-        match parsed.transport {
-            Transport::Tcp { .. } => match answer::tcp_reset(job.packet.bytes(), parsed) {
-                Some(reset) => self.reply(job, &reset, parsed.src),
-                None => Verdict::Drop(DropReason::LocalSilent),
-            },
-            Transport::Udp { .. } | Transport::Sctp { .. } => self.refuse(job, Refusal::NoServer, Some(parsed.dst), false),
-            Transport::Icmp(icmp) if icmp.body == IcmpBody::EchoRequest => {
-                let id = self.take_id();
-                match answer::echo_reply(job.packet.bytes(), parsed, id) {
-                    Some(reply) => self.reply(job, &reply, parsed.src),
-                    None => Verdict::Drop(DropReason::LocalSilent),
-                }
-            }
-            Transport::Icmp(_) | Transport::LaterFragment | Transport::Other => Verdict::Drop(DropReason::LocalSilent),
+        if matches!(parsed.transport, Transport::Udp { .. } | Transport::Sctp { .. }) {
+            return self.refuse(job, Refusal::NoServer, Some(parsed.dst), false);
         }
+        let id = self.take_id();
+        let mut message = core::mem::take(&mut self.answer);
+        message.clear();
+        let to = match parsed.transport {
+            Transport::Tcp { .. } => answer::tcp_reset(&mut message, parsed),
+            _ => answer::echo_reply(&mut message, job.packet.bytes(), parsed, id),
+        };
+        let verdict = match to {
+            Some(to) => self.reply(job, &message, to),
+            None => Verdict::Drop(DropReason::LocalSilent),
+        };
+        self.answer = message;
+        verdict
     }
 }

@@ -167,7 +167,9 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
-            Self::Scheduled { scheduler, server: Some(server) } => write!(f, "scheduler {scheduler}: {server}"),
+            Self::Scheduled { scheduler, server: Some(server) } => {
+                write!(f, "scheduler {scheduler}: {server}")
+            }
             Self::Scheduled { scheduler, server: None } => {
                 write!(f, "scheduler {scheduler}: no server may take the flow")
             }
@@ -197,9 +199,18 @@ impl fmt::Display for Step {
                 write!(f, "size: {size} bytes over the mtu of {mtu}, may not be fragmented")
             }
             Self::Related { connection: c, direction } => {
-                write!(f, "ICMP error about {} {} -> {}, travels {}", c.protocol, c.client, c.service, way(*direction))
+                write!(
+                    f,
+                    "ICMP error about {} {} -> {}, travels {}",
+                    c.protocol,
+                    c.client,
+                    c.service,
+                    way(*direction)
+                )
             }
-            Self::Reassembled { fragments, len } => write!(f, "reassembled: {fragments} fragments, {len} bytes"),
+            Self::Reassembled { fragments, len } => {
+                write!(f, "reassembled: {fragments} fragments, {len} bytes")
+            }
             Self::Host { to } => write!(f, "host: for {to} itself, not for a connection"),
             Self::Verdict(Verdict::Drop(reason)) => write!(f, "verdict: drop, {reason}"),
             Self::Verdict(verdict) => match verdict.next_hop() {

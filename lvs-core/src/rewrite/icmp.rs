@@ -55,7 +55,8 @@ impl IcmpRewrite {
         let at = usize::from(quoted.offset);
         match (self.quoted_src.addr, self.quoted_dst.addr) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let delta = Delta::of_addr(quoted.src, src.into()).plus(Delta::of_addr(quoted.dst, dst.into()));
+                let delta =
+                    Delta::of_addr(quoted.src, src.into()).plus(Delta::of_addr(quoted.dst, dst.into()));
                 let field = u16::from_be_bytes([bytes[at + 10], bytes[at + 11]]);
                 bytes[at + 10..at + 12].copy_from_slice(&delta.apply(field).to_be_bytes());
                 bytes[at + 12..at + 16].copy_from_slice(&src.octets());
@@ -78,7 +79,9 @@ impl IcmpRewrite {
 fn set_icmp_checksum(bytes: &mut [u8], error: &Parsed, src: IpAddr, dst: IpAddr) {
     let message = usize::from(error.l4)..error.len as usize;
     let at = message.start + 2;
-    bytes[at..at + 2].copy_from_slice(&[0, 0]);
-    let sum = wire::checksum::icmp_checksum(src, dst, &bytes[message]);
+    let sum = match src {
+        IpAddr::V4(_) => wire::checksum::icmp_checksum(&bytes[message]),
+        IpAddr::V6(_) => wire::checksum::transport_checksum(src, dst, error.protocol, &bytes[message]),
+    };
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }

@@ -34,10 +34,8 @@ pub struct Rewrite {
     pub src: Option<Endpoint>,
     /// New destination address and port.
     pub dst: Option<Endpoint>,
-    /// Change of the one's complement sum over the addresses (IPv4 header, pseudo-header).
-    pub addr_delta: Delta,
-    /// Change of the one's complement sum over the ports.
-    pub port_delta: Delta,
+    /// What the new addresses and ports do to the checksums.
+    pub deltas: Deltas,
     /// Header to put in front (LVS/TUN).
     pub outer: Option<Outer>,
     /// Whom the packet must reach next.
@@ -49,34 +47,30 @@ pub struct Rewrite {
 impl Rewrite {
     /// A packet that leaves as it came, but for its TTL.
     pub fn forward(next_hop: IpAddr, mtu: u16) -> Self {
+        Self { src: None, dst: None, deltas: Deltas::default(), outer: None, next_hop, mtu }
+    }
+
+    /// New addresses for a packet without ports (an ICMP error of a translated connection).
+    pub fn readdress(parsed: &Parsed, src: IpAddr, dst: IpAddr, mtu: u16) -> Self {
+        let changed = |old: IpAddr, new: IpAddr| (old != new).then_some(Endpoint::new(new, 0));
+        let addr = Delta::of_addr(parsed.src, src).plus(Delta::of_addr(parsed.dst, dst));
         Self {
-            src: None,
-            dst: None,
-            addr_delta: Delta::default(),
-            port_delta: Delta::default(),
-            outer: None,
-            next_hop,
-            mtu,
+            src: changed(parsed.src, src),
+            dst: changed(parsed.dst, dst),
+            deltas: Deltas { addr, port: Delta::ZERO },
+            ..Self::forward(dst, mtu)
         }
     }
 
-    /// The translation of one direction of a NAT or FULLNAT connection.
-    pub fn translate(conn: &Connection, direction: Direction, mtu: u16) -> Self {
-        let (src, dst) = match direction {
-            Direction::In => ((conn.client, conn.local), (conn.service, conn.server)),
-            Direction::Out => ((conn.server, conn.service), (conn.local, conn.client)),
+    /// The translation of one direction of a NAT or FULLNAT connection; `deltas` are those of the way in.
+    #[inline]
+    pub fn translate(conn: &Connection, direction: Direction, deltas: Deltas, mtu: u16) -> Self {
+        let (src, dst, deltas) = match direction {
+            Direction::In => ((conn.client, conn.local), (conn.service, conn.server), deltas),
+            Direction::Out => ((conn.server, conn.service), (conn.local, conn.client), deltas.inverse()),
         };
         let changed = |(old, new): (Endpoint, Endpoint)| (old != new).then_some(new);
-        let (addr_delta, port_delta) = deltas(src, dst);
-        Self {
-            src: changed(src),
-            dst: changed(dst),
-            addr_delta,
-            port_delta,
-            outer: None,
-            next_hop: dst.1.addr,
-            mtu,
-        }
+        Self { src: changed(src), dst: changed(dst), deltas, outer: None, next_hop: dst.1.addr, mtu }
     }
 
     /// Bytes that are put in front of the packet.
@@ -92,13 +86,17 @@ impl Rewrite {
     /// [`NoRoom`] when the outer header does not fit in front; nothing is changed then.
     pub fn apply(&self, packet: &mut Packet<'_>, parsed: &Parsed) -> Result<(), NoRoom> {
         if usize::from(self.overhead()) > packet.headroom() {
-            return Err(NoRoom { need: usize::from(self.overhead()), have: packet.headroom(), place: "before" });
+            return Err(NoRoom {
+                need: usize::from(self.overhead()),
+                have: packet.headroom(),
+                place: "before",
+            });
         }
         let partial = packet.meta.checksum != ChecksumState::Complete;
         let bytes = packet.bytes_mut();
         let (src, dst) = (self.src.map(|e| e.addr), self.dst.map(|e| e.addr));
         if parsed.is_ipv4() {
-            header::rewrite_ipv4(bytes, src, dst, self.addr_delta);
+            header::rewrite_ipv4(bytes, src, dst, self.deltas.addr);
         } else {
             header::rewrite_ipv6(bytes, src, dst);
         }
@@ -125,16 +123,17 @@ impl Rewrite {
         self.set_ports(bytes, l4);
         let field = u16::from_be_bytes([bytes[checksum_at], bytes[checksum_at + 1]]);
         let new = if partial {
-            self.addr_delta.apply_partial(field)
+            self.deltas.addr.apply_partial(field)
         } else if is_udp && field == 0 {
             // The sender gave no checksum; behind NAT the kernel sends a full one.
-            let (src, dst) = (self.src.map_or(parsed.src, |e| e.addr), self.dst.map_or(parsed.dst, |e| e.addr));
+            let (src, dst) =
+                (self.src.map_or(parsed.src, |e| e.addr), self.dst.map_or(parsed.dst, |e| e.addr));
             let end = parsed.len as usize;
-            wire::checksum::udp_checksum(src, dst, &bytes[l4..end])
+            wire::checksum::transport_checksum(src, dst, parsed.protocol, &bytes[l4..end])
         } else if is_udp {
-            self.addr_delta.plus(self.port_delta).apply_udp(field)
+            self.deltas.addr.plus(self.deltas.port).apply_udp(field)
         } else {
-            self.addr_delta.plus(self.port_delta).apply(field)
+            self.deltas.addr.plus(self.deltas.port).apply(field)
         };
         bytes[checksum_at..checksum_at + 2].copy_from_slice(&new.to_be_bytes());
     }
@@ -149,9 +148,32 @@ impl Rewrite {
     }
 }
 
-/// The checksum changes of replacing source and destination: over the addresses, over the ports.
-fn deltas(src: (Endpoint, Endpoint), dst: (Endpoint, Endpoint)) -> (Delta, Delta) {
-    let addrs = Delta::of_addr(src.0.addr, src.1.addr).plus(Delta::of_addr(dst.0.addr, dst.1.addr));
-    let ports = Delta::of_word(src.0.port, src.1.port).plus(Delta::of_word(dst.0.port, dst.1.port));
-    (addrs, ports)
+/// What a translation does to the one's complement sums: computed once per connection, stored in its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Deltas {
+    /// Over the addresses: IPv4 header, pseudo-header.
+    pub addr: Delta,
+    /// Over the ports.
+    pub port: Delta,
+}
+
+impl Deltas {
+    /// Those of the way in (client to server); the way out has the inverse ones.
+    pub fn of(conn: &Connection) -> Self {
+        if !conn.method.sees_replies() {
+            return Self::default();
+        }
+        let addr = Delta::of_addr(conn.client.addr, conn.local.addr)
+            .plus(Delta::of_addr(conn.service.addr, conn.server.addr));
+        let port = Delta::of_word(conn.client.port, conn.local.port)
+            .plus(Delta::of_word(conn.service.port, conn.server.port));
+        Self { addr, port }
+    }
+
+    /// The change back.
+    #[inline]
+    #[must_use]
+    pub fn inverse(self) -> Self {
+        Self { addr: self.addr.inverse(), port: self.port.inverse() }
+    }
 }
