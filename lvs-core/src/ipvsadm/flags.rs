@@ -4,9 +4,9 @@ use lvs_sched::{SchedulerFlags, SchedulerKind};
 
 /// Returns a flag by its name: the scheduler's own (`mh-port`) or ipvsadm's general one (`flag-2`).
 pub(super) fn parse(kind: SchedulerKind, name: &str) -> Option<SchedulerFlags> {
-    SchedulerFlags::all().iter().find(|&flag| {
-        general_name(flag) == Some(name) || own_name(kind, flag).is_some_and(|own| own == name)
-    })
+    SchedulerFlags::all()
+        .iter()
+        .find(|&flag| general_name(flag) == Some(name) || own_name(kind, flag).is_some_and(|own| own == name))
 }
 
 /// The names of `flags`, in the order of their bits and separated by commas: `sh-fallback,sh-port`.
@@ -20,9 +20,9 @@ pub(super) fn names(kind: SchedulerKind, flags: SchedulerFlags) -> String {
 
 /// The scheduler that has a flag of this name, when another than `kind` does.
 pub(super) fn owner(name: &str) -> Option<SchedulerKind> {
-    SchedulerKind::ALL
-        .into_iter()
-        .find(|&kind| SchedulerFlags::all().iter().any(|flag| own_name(kind, flag).is_some_and(|own| own == name)))
+    SchedulerKind::ALL.into_iter().find(|&kind| {
+        SchedulerFlags::all().iter().any(|flag| own_name(kind, flag).is_some_and(|own| own == name))
+    })
 }
 
 /// What the flag is called with this scheduler. Schedulers without flags of their own have none.

@@ -161,10 +161,7 @@ pub fn connections<'a>(rows: impl IntoIterator<Item = ConnectionRow<'a>>) -> Str
     let mut out = String::from("IPVS connection entries\n");
     push(
         &mut out,
-        format_args!(
-            "pro expire {:<11} {:<18} {:<18} {}\n",
-            "state", "source", "virtual", "destination"
-        ),
+        format_args!("pro expire {:<11} {:<18} {:<18} {}\n", "state", "source", "virtual", "destination"),
     );
     for row in rows {
         let protocol = row.protocol.map_or_else(|| "IP".to_owned(), |protocol| protocol.to_string());

@@ -169,7 +169,9 @@ impl Opt {
             | Self::Set => Some(Group::Command),
             Self::Tcp | Self::Udp | Self::Sctp | Self::Mark => Some(Group::Service),
             Self::Gatewaying | Self::Ipip | Self::Masquerading | Self::FullNat => Some(Group::Forwarding),
-            Self::TunnelNoChecksum | Self::TunnelChecksum | Self::TunnelRemoteChecksum => Some(Group::Checksum),
+            Self::TunnelNoChecksum | Self::TunnelChecksum | Self::TunnelRemoteChecksum => {
+                Some(Group::Checksum)
+            }
             _ => None,
         }
     }
@@ -418,11 +420,20 @@ impl<'a> Scan<'_, 'a> {
         self.given.push(Given { opt: spec.opt, column, values });
     }
 
+    /// Passes over what is probably the value of an option that was not understood: one mistake, one error.
+    fn skip_value(&mut self) {
+        if self.words.get(self.next).is_some_and(|word| !word.text.starts_with('-')) {
+            self.next += 1;
+        }
+    }
+
     fn unknown(&mut self, column: usize, written: &str, expected: String) {
+        self.skip_value();
         self.wrong.push(Wrong::new(column, format!("unknown option {}", quote(written)), expected));
     }
 
     fn not_a_rule(&mut self, column: usize, written: &str) {
+        self.skip_value();
         self.wrong.push(Wrong::new(
             column,
             format!("{} is no part of a rule", quote(written)),

@@ -133,14 +133,12 @@ pub fn parse(text: &str) -> Result<Vec<Line>, RuleErrors> {
             Some(command) if wrong.is_empty() => lines.push(Line { line, command }),
             _ => {
                 wrong.sort_by_key(|wrong| wrong.column);
-                errors.extend(
-                    wrong.into_iter().map(|Wrong { column, message, expected }| RuleError {
-                        line,
-                        column,
-                        message,
-                        expected,
-                    }),
-                );
+                errors.extend(wrong.into_iter().map(|Wrong { column, message, expected }| RuleError {
+                    line,
+                    column,
+                    message,
+                    expected,
+                }));
             }
         }
     }
@@ -260,7 +258,8 @@ impl<'a> Rule<'_, 'a> {
 
     fn key(&mut self, command: Opt, command_column: usize) -> Option<ServiceKey> {
         let ipv6 = self.get(Opt::Ipv6).map(|given| given.column);
-        let Some((opt, value)) = self.key_option().map(|given| (given.opt, given.values.first().copied())) else {
+        let Some((opt, value)) = self.key_option().map(|given| (given.opt, given.values.first().copied()))
+        else {
             self.note(
                 command_column,
                 format!("{} names no service", command.name()),
@@ -286,7 +285,11 @@ impl<'a> Rule<'_, 'a> {
                     Some(mark) => Some(ServiceKey::Mark { family, mark }),
                     None => {
                         let message = format!("{} is no firewall mark", quote(value.text));
-                        self.note(value.column, message, "1 to 4294967295, or as hexadecimal 0x1 to 0xffffffff");
+                        self.note(
+                            value.column,
+                            message,
+                            "1 to 4294967295, or as hexadecimal 0x1 to 0xffffffff",
+                        );
                         None
                     }
                 };
@@ -304,12 +307,17 @@ impl<'a> Rule<'_, 'a> {
         let local_addresses = self.local_addresses(key);
         let one_packet = self.one_packet(key);
         if let Some(column) = self.get(Opt::Engine).map(|given| given.column) {
-            self.note(column, "persistence engines are not supported", "-p alone: persistence by client address");
+            self.note(
+                column,
+                "persistence engines are not supported",
+                "-p alone: persistence by client address",
+            );
         }
         if let (Some(ServiceKey::Address { endpoint: Endpoint { port: 0, .. }, .. }), None) =
             (key, self.get(Opt::Persistent))
         {
-            let column = self.key_option().and_then(|given| given.values.first()).map_or(column, |v| v.column);
+            let column =
+                self.key_option().and_then(|given| given.values.first()).map_or(column, |v| v.column);
             self.note(
                 column,
                 "a service without a port takes all ports and must be persistent",
@@ -366,8 +374,9 @@ impl<'a> Rule<'_, 'a> {
             let own = flags::names(kind, SchedulerFlags::all());
             let expected = match flags::owner(name.text) {
                 Some(owner) => format!("it with -s {owner}, or of {kind}: {}", own.replace(',', ", ")),
-                None => nearest(name.text, own.split(','))
-                    .map_or_else(|| own.replace(',', ", "), str::to_owned),
+                None => {
+                    nearest(name.text, own.split(',')).map_or_else(|| own.replace(',', ", "), str::to_owned)
+                }
             };
             self.note(name.column, message, expected);
         }
@@ -432,7 +441,11 @@ impl<'a> Rule<'_, 'a> {
         for word in lists.into_iter().flat_map(list) {
             match address(word.text) {
                 Some(addr) if all.contains(&addr) => {
-                    self.note(word.column, format!("{} is given twice", quote(word.text)), "each address once");
+                    self.note(
+                        word.column,
+                        format!("{} is given twice", quote(word.text)),
+                        "each address once",
+                    );
                 }
                 Some(addr) => {
                     if key.is_some_and(|key| family(key) != Family::of(&addr)) {
@@ -497,7 +510,11 @@ impl<'a> Rule<'_, 'a> {
     /// The value of `-r`; without a port the service's port.
     fn real_server(&mut self, command: Opt, column: usize, key: Option<ServiceKey>) -> Option<Endpoint> {
         if self.get(Opt::RealServer).is_none() {
-            self.note(column, format!("{} names no real server", command.name()), "-r ADDRESS or -r ADDRESS:PORT");
+            self.note(
+                column,
+                format!("{} names no real server", command.name()),
+                "-r ADDRESS or -r ADDRESS:PORT",
+            );
             return None;
         }
         let value = self.value(Opt::RealServer)?;
@@ -555,7 +572,11 @@ impl<'a> Rule<'_, 'a> {
                 self.note(column, format!("{} does not go with ipip", opt.name()), "--tun-type gue or gre");
             }
             Some((opt @ Opt::TunnelRemoteChecksum, column)) if kind == "gre" => {
-                self.note(column, format!("{} does not go with gre", opt.name()), "--tun-csum or --tun-nocsum");
+                self.note(
+                    column,
+                    format!("{} does not go with gre", opt.name()),
+                    "--tun-csum or --tun-nocsum",
+                );
             }
             _ => {}
         }
@@ -568,7 +589,8 @@ impl<'a> Rule<'_, 'a> {
         let port = match (port_column, kind) {
             (Some(_), "gue") => {
                 let value = self.value(Opt::TunnelPort)?;
-                self.number(value, 1..=u64::from(u16::MAX), "UDP port").and_then(|port| u16::try_from(port).ok())
+                self.number(value, 1..=u64::from(u16::MAX), "UDP port")
+                    .and_then(|port| u16::try_from(port).ok())
             }
             (None, "gue") => {
                 let column = self.get(Opt::TunnelType).map_or(1, |given| given.column);
@@ -698,8 +720,7 @@ impl<'a> Rule<'_, 'a> {
 }
 
 /// Schedulers of ipvsadm that this project may lack: worth a better answer than a spelling suggestion.
-const KERNEL_SCHEDULERS: &[&str] =
-    &["lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "twos", "none"];
+const KERNEL_SCHEDULERS: &[&str] = &["lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "twos", "none"];
 
 const TUNNEL_TYPES: [&str; 3] = ["ipip", "gue", "gre"];
 
