@@ -92,9 +92,9 @@ impl FromStr for Endpoint {
     type Err = ParseEndpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse::<SocketAddr>()
-            .map(Self::from)
-            .map_err(|_| ParseEndpointError("expected ADDRESS:PORT, IPv6 in brackets: 10.0.0.1:80, [2001:db8::1]:80"))
+        text.parse::<SocketAddr>().map(Self::from).map_err(|_| {
+            ParseEndpointError("expected ADDRESS:PORT, IPv6 in brackets: 10.0.0.1:80, [2001:db8::1]:80")
+        })
     }
 }
 

@@ -89,6 +89,11 @@ impl Load {
         self.inactive.load(Ordering::Relaxed)
     }
 
+    /// Active and inactive connections together: what connection thresholds count.
+    pub fn connections(&self) -> u64 {
+        u64::from(self.active()) + u64::from(self.inactive())
+    }
+
     /// Persistence templates.
     pub fn persistent(&self) -> u32 {
         self.persistent.load(Ordering::Relaxed)
@@ -107,7 +112,10 @@ impl Load {
     /// Counts one active connection less.
     pub fn sub_active(&self) {
         let before = self.active.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "an active connection is counted down once for each time it was counted up");
+        debug_assert!(
+            before > 0,
+            "an active connection is counted down once for each time it was counted up"
+        );
     }
 
     /// Counts one more inactive connection.
@@ -118,7 +126,10 @@ impl Load {
     /// Counts one inactive connection less.
     pub fn sub_inactive(&self) {
         let before = self.inactive.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "an inactive connection is counted down once for each time it was counted up");
+        debug_assert!(
+            before > 0,
+            "an inactive connection is counted down once for each time it was counted up"
+        );
     }
 
     /// Counts one more persistence template.
