@@ -428,6 +428,14 @@ fn all_mistakes_of_all_lines_are_reported() {
 }
 
 #[test]
+fn a_line_has_a_limit() {
+    let longest = format!("-C #{}", "x".repeat(rules::MAX_LINE - 4));
+    assert_eq!(one(&longest), Command::Flush);
+    let errors = rules::parse(&format!("-C\n{longest}x")).expect_err("one byte more");
+    assert_eq!(errors.to_string(), "line 2, column 1: the line has 65537 bytes; expected at most 65536");
+}
+
+#[test]
 fn lines_keep_their_numbers() {
     let lines = rules::parse("\n# a\n-C\n\n  # b\n-Z # c").expect("two rules");
     let numbers: Vec<usize> = lines.iter().map(|line| line.line).collect();
@@ -448,7 +456,7 @@ proptest! {
     }
 
     #[test]
-    fn random_text_never_panics(text in "\\PC{0,200}") {
+    fn random_text_never_panics(text in "(\\PC|[-=:,# \t\r\n\0]){0,200}") {
         let _ = rules::parse(&text);
     }
 

@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use lvs_sched::{Endpoint, Protocol};
 
+use super::Order;
 use super::save::{mask_text, push};
-use super::{Order, flags};
 use crate::service::{
     ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, TunnelChecksum, VirtualService,
 };
@@ -274,7 +274,7 @@ fn write_service(out: &mut String, row: &ServiceRow<'_>, options: ListOptions) {
     } else {
         push(out, format_args!("{key} {}", service.scheduler));
         if !service.flags.is_empty() {
-            push(out, format_args!(" ({})", flags::names(service.scheduler, service.flags)));
+            push(out, format_args!(" ({})", service.flags.names(service.scheduler)));
         }
         if let Some(persistence) = service.persistence {
             push(out, format_args!(" persistent {}", persistence.timeout.as_secs()));

@@ -33,6 +33,9 @@ pub const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(360);
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(MAX_TIMEOUT_SECS);
 const MAX_TIMEOUT_SECS: u64 = 31 * 86_400;
 
+/// The longest line, in bytes; what a line costs to read grows with the square of its length.
+pub const MAX_LINE: usize = 65_536;
+
 /// A command and where it stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
@@ -117,6 +120,15 @@ pub fn parse(text: &str) -> Result<Vec<Line>, RuleErrors> {
     let mut lines = Vec::new();
     let mut errors = Vec::new();
     for (line, content) in (1..).zip(text.lines()) {
+        if content.len() > MAX_LINE {
+            errors.push(RuleError {
+                line,
+                column: 1,
+                message: format!("the line has {} bytes", content.len()),
+                expected: format!("at most {MAX_LINE}"),
+            });
+            continue;
+        }
         let mut words = words(content);
         if words.is_empty() {
             continue;
@@ -371,7 +383,7 @@ impl<'a> Rule<'_, 'a> {
             }
             right = false;
             let message = format!("{} is no flag of the scheduler {kind}", quote(name.text));
-            let own = flags::names(kind, SchedulerFlags::all());
+            let own = SchedulerFlags::all().names(kind);
             let expected = match flags::owner(name.text) {
                 Some(owner) => format!("it with -s {owner}, or of {kind}: {}", own.replace(',', ", ")),
                 None => {

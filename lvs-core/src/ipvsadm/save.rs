@@ -8,9 +8,9 @@ use core::fmt::Write as _;
 
 use lvs_sched::Protocol;
 
+use super::Order;
 use super::list::{ServiceRow, sorted_servers, sorted_services};
 use super::rules::dotted_mask;
-use super::{Order, flags};
 use crate::service::{
     Command, Family, ForwardingMethod, RealServer, ServiceKey, Tunnel, TunnelChecksum, VirtualService,
 };
@@ -89,7 +89,7 @@ fn write_service(out: &mut String, command: &str, service: &VirtualService) {
         out.push_str(" -o");
     }
     if !service.flags.is_empty() {
-        push(out, format_args!(" -b {}", flags::names(service.scheduler, service.flags)));
+        push(out, format_args!(" -b {}", service.flags.names(service.scheduler)));
     }
     for (index, addr) in service.local_addresses.iter().enumerate() {
         out.push_str(if index == 0 { " --laddr " } else { "," });
