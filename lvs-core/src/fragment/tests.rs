@@ -322,7 +322,7 @@ fn packet_that_fits_stays_as_it_is_without_link_padding() {
     packet.extend([0; 18]);
     assert_eq!(cut(&packet, &[], 28, 0).unwrap(), [whole]);
     let packet = v6(1, 0, false, &[1; 8]);
-    assert_eq!(cut(&packet, &[], 56, 0).unwrap(), [packet.clone()]);
+    assert_eq!(cut(&packet, &[], 56, 0).unwrap(), std::slice::from_ref(&packet));
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn v4(id: u16, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     let mut bytes = hex("4500000000000000401100000101010102020202");
     bytes[4..6].copy_from_slice(&id.to_be_bytes());
     let total = (20 + payload.len()) as u16;
-    finish_ipv4_header(&mut bytes, total, offset / 8 | if more { MORE_FRAGMENTS } else { 0 });
+    finish_ipv4_header(&mut bytes, total, (offset / 8) | if more { MORE_FRAGMENTS } else { 0 });
     bytes.extend_from_slice(payload);
     bytes
 }
