@@ -44,11 +44,11 @@ pub enum ServiceKey {
     },
 }
 
-/// As `ipvsadm -Ln` prints it: `TCP  10.0.0.1:80`, `FWM  7`.
+/// As `ipvsadm -Ln` prints it: `TCP  10.0.0.1:80`, `SCTP 10.0.0.1:99`, `FWM  7`.
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { protocol, endpoint } => write!(f, "{protocol}  {endpoint}"),
+            Self::Address { protocol, endpoint } => write!(f, "{protocol:<4} {endpoint}"),
             Self::Mark { family: Family::V4, mark } => write!(f, "FWM  {mark}"),
             Self::Mark { family: Family::V6, mark } => write!(f, "FWM  {mark} IPv6"),
         }

@@ -100,6 +100,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn apply_udp(self, field: u16) -> u16 {
+        debug_assert!(field != 0, "UDP without a checksum has nothing to update");
         match self.apply(field) {
             0 => 0xffff,
             field => field,
@@ -228,4 +229,194 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SRC: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const DST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn rfc_1624_section_4() {
+        // Equation 2 of RFC 1141 gives 0xFFFF here, which is wrong.
+        assert_eq!(Delta::of_word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn rfc_1071_section_3() {
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
+        assert_eq!(sum(&[0x12, 0x34, 0x56]), 0x1234 + 0x5600);
+    }
+
+    #[test]
+    fn the_zero_delta_changes_no_field() {
+        for word in [0, 1, 0x5555, 0xfffe, 0xffff] {
+            let delta = Delta::of_word(word, word);
+            assert_eq!(delta, Delta::ZERO);
+            for field in [0, 1, 0x1234, 0xfffe, 0xffff] {
+                assert_eq!(delta.apply(field), field);
+                assert_eq!(delta.apply_partial(field), field);
+            }
+        }
+        assert_eq!(Delta::of_word(0, 0xffff), Delta::ZERO);
+        assert_eq!(Delta::of_word(0xffff, 0), Delta::ZERO);
+        assert_eq!(Delta::from_bits(0xffff), Delta::ZERO);
+        assert_eq!(Delta::ZERO.inverse(), Delta::ZERO);
+    }
+
+    #[test]
+    fn a_delta_is_the_number_of_big_endian_words() {
+        let delta = Delta::of_word(0x0102, 0x0305);
+        assert_eq!((delta.bits(), delta.to_be_bytes()), (0x0203, [2, 3]));
+        assert_eq!(Delta::from_bits(delta.bits()), delta);
+        // 10.0.0.2 - 10.0.0.1
+        assert_eq!(Delta::of_addr(SRC, DST).bits(), 1);
+    }
+
+    #[test]
+    fn udp_writes_ffff_for_zero() {
+        let delta = Delta::of_word(0x5555, 0x3285);
+        assert_eq!(delta.apply_udp(0xdd2f), 0xffff);
+        assert_eq!(Delta::ZERO.apply_udp(0xffff), 0xffff);
+        // A segment whose sum is all ones: the last word makes up the rest.
+        let mut segment = [0, 1, 0, 2, 0, 10, 0, 0, 0, 0];
+        let rest = transport_checksum(SRC, DST, 17, &segment);
+        segment[8..].copy_from_slice(&rest.to_be_bytes());
+        assert_eq!(transport_checksum(SRC, DST, 17, &segment), 0xffff);
+        // The rule is UDP's own: without it the field would be 0.
+        assert_eq!(!fold(u64::from(pseudo_header_sum(SRC, DST, 17, 10)) + u64::from(sum(&segment))), 0);
+    }
+
+    #[test]
+    fn a_udp_segment_by_hand() {
+        // Addresses, protocol, length; then ports, length and data. What the field holds does not count.
+        let segment = [0x30, 0x39, 0x00, 0x35, 0x00, 0x0a, 0xff, 0xff, 0x68, 0x69];
+        let right = !(0x0a00u16 + 1 + 0x0a00 + 2 + 17 + 10 + 0x3039 + 0x35 + 10 + 0x6869);
+        assert_eq!(transport_checksum(SRC, DST, 17, &segment), right);
+        let mut written = segment;
+        written[6..8].copy_from_slice(&right.to_be_bytes());
+        assert!(transport_checksum_is_right(SRC, DST, 17, &written));
+        assert!(!transport_checksum_is_right(SRC, DST, 17, &segment));
+    }
+
+    #[test]
+    fn icmp_has_no_pseudo_header() {
+        let mut message = [8, 0, 0xff, 0xff, 0x12, 0x34, 0, 1];
+        assert_eq!(icmp_checksum(&message), !(0x0800 + 0x1234 + 1));
+        assert!(!icmp_checksum_is_right(&message));
+        message[2..4].copy_from_slice(&icmp_checksum(&[8, 0, 0, 0, 0x12, 0x34, 0, 1]).to_be_bytes());
+        assert!(icmp_checksum_is_right(&message));
+    }
+
+    #[test]
+    fn short_segments_do_not_panic() {
+        for len in 0..20 {
+            let segment = [0x55; 20];
+            for protocol in [1, 6, 17, 58, 132] {
+                transport_checksum(SRC, DST, protocol, &segment[..len]);
+            }
+            ipv4_header_checksum(&segment[..len]);
+            icmp_checksum(&segment[..len]);
+        }
+    }
+
+    fn any_addr() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+            any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+        ]
+    }
+
+    /// Words that are often 0 or all ones.
+    fn any_word() -> impl Strategy<Value = u16> {
+        prop_oneof![any::<u16>(), Just(0), Just(0xffff), Just(0xfffe), Just(1)]
+    }
+
+    /// The pseudo-header as bytes, independent of the word arithmetic above.
+    fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for addr in [src, dst] {
+            match addr {
+                IpAddr::V4(addr) => bytes.extend_from_slice(&addr.octets()),
+                IpAddr::V6(addr) => bytes.extend_from_slice(&addr.octets()),
+            }
+        }
+        bytes.extend_from_slice(&(len as u32).to_be_bytes());
+        bytes.extend_from_slice(&[0, 0, 0, protocol]);
+        bytes
+    }
+
+    /// The checksum of pseudo-header and segment in one go.
+    fn reference(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+        let mut bytes = pseudo_header(src, dst, protocol, segment.len());
+        bytes.extend_from_slice(segment);
+        u16::from_be_bytes(internet_checksum::checksum(&bytes))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn an_updated_field_is_the_full_sum(
+            addrs in (any_addr(), any_addr(), any_addr(), any_addr()),
+            ports in (any_word(), any_word(), any_word(), any_word()),
+            payload in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let segment = |sport: u16, dport: u16| {
+                let mut segment = vec![0; 20];
+                segment[..2].copy_from_slice(&sport.to_be_bytes());
+                segment[2..4].copy_from_slice(&dport.to_be_bytes());
+                segment.extend_from_slice(&payload);
+                segment
+            };
+            let (before, after) = (segment(ports.0, ports.1), segment(ports.2, ports.3));
+            let old = Endpoint::new(addrs.0, ports.0);
+            let new = Endpoint::new(addrs.2, ports.2);
+            let delta = Delta::of_endpoint(old, new)
+                .plus(Delta::of_endpoint(Endpoint::new(addrs.1, ports.1), Endpoint::new(addrs.3, ports.3)));
+
+            let (full_before, full_after) =
+                (reference(addrs.0, addrs.1, 6, &before), reference(addrs.2, addrs.3, 6, &after));
+            prop_assert_eq!(transport_checksum(addrs.0, addrs.1, 6, &before), full_before);
+            prop_assert_eq!(delta.apply(full_before), full_after);
+            prop_assert_eq!(delta.inverse().apply(full_after), full_before);
+
+            let (udp_before, udp_after) =
+                (reference(addrs.0, addrs.1, 17, &before), reference(addrs.2, addrs.3, 17, &after));
+            let written = |sum: u16| if sum == 0 { 0xffff } else { sum };
+            prop_assert_eq!(delta.apply_udp(written(udp_before)), written(udp_after));
+
+            let addresses = Delta::of_addr(addrs.0, addrs.2).plus(Delta::of_addr(addrs.1, addrs.3));
+            let pseudo = |src, dst| sum(&pseudo_header(src, dst, 6, before.len()));
+            prop_assert_eq!(pseudo_header_sum(addrs.0, addrs.1, 6, before.len() as u32), pseudo(addrs.0, addrs.1));
+            prop_assert_eq!(addresses.apply_partial(pseudo(addrs.0, addrs.1)), pseudo(addrs.2, addrs.3));
+        }
+
+        #[test]
+        fn deltas_add_up_in_any_order(a in any_word(), b in any_word(), c in any_word(), d in any_word()) {
+            let (first, second) = (Delta::of_word(a, b), Delta::of_word(c, d));
+            prop_assert_eq!(first.plus(second), second.plus(first));
+            prop_assert_eq!(first.plus(second), Delta::of_words(&[a, c], &[b, d]));
+            prop_assert_eq!(first.plus(first.inverse()), Delta::ZERO);
+            prop_assert_eq!(first.inverse(), Delta::of_word(b, a));
+            let long = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
+            prop_assert_eq!(first.plus(second), Delta::of_u32(long(a, c), long(b, d)));
+            let bytes = |high: u16, low: u16| long(high, low).to_be_bytes();
+            prop_assert_eq!(first.plus(second), Delta::of_bytes(&bytes(a, c), &bytes(b, d)));
+        }
+
+        /// A sum that was wrong stays wrong by the same amount: a director never repairs a broken packet.
+        #[test]
+        fn a_wrong_sum_stays_wrong(field in any_word(), error in 1u16..0xffff, a in any_word(), b in any_word()) {
+            let delta = Delta::of_word(a, b);
+            let wrong = Delta::from_bits(error).apply(field);
+            prop_assert_ne!(delta.apply(wrong) % 0xffff, delta.apply(field) % 0xffff);
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod checksum;
 mod error;
+pub mod ethernet;
 pub mod ipv4;
 pub mod ipv6;
 mod packet;
@@ -16,6 +17,7 @@ pub mod udp;
 
 pub use checksum::Delta;
 pub use error::{Layer, ParseError};
+pub use ethernet::{Ethernet, MacAddr};
 pub use packet::{ChecksumState, Gso, HEADROOM, Meta, NoRoom, Packet, TAILROOM};
 pub use parse::{MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS, parse};
 pub use parsed::{Fragment, Icmp, IcmpBody, Parsed, Quoted, TcpFlags, Transport, Tuple};

@@ -1,1 +1,0 @@
-//! Packets that the director makes itself: ICMP errors, TCP resets, echo replies.
