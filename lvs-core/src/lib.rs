@@ -13,7 +13,6 @@ pub mod lab;
 pub mod local_ports;
 mod prefix;
 pub mod rewrite;
-pub mod segment;
 pub mod service;
 mod stats;
 mod sysctl;

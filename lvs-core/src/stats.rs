@@ -18,6 +18,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// The numbers in the order of ipvsadm's columns.
+    pub(crate) fn columns(&self) -> [u64; 5] {
+        [self.connections, self.in_packets, self.out_packets, self.in_bytes, self.out_bytes]
+    }
+
     #[inline]
     pub(crate) fn count_in(&mut self, bytes: u32) {
         self.in_packets += 1;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use lvs_core::ipvsadm::list::{self, ConnectionRow, Counters, ListOptions, ServerRow, ServiceRow, Table};
+use lvs_core::Traffic;
+use lvs_core::ipvsadm::list::{self, ConnectionRow, ListOptions, ServerRow, ServiceRow, Table};
 use lvs_core::ipvsadm::{Order, rules, save};
 use lvs_core::service::{
     Command, Family, ForwardingMethod, Persistence, RealServer, ServiceKey, TimeoutSettings, Tunnel,
@@ -117,7 +118,7 @@ fn a_fullnat_service_is_written_and_listed() {
 fn the_numbers_stand_in_their_columns() {
     let service = VirtualService::new(tcp("10.0.0.1:80"), SchedulerKind::WeightedLeastConnection);
     let server = RealServer::new(endpoint("10.0.0.2:80"), ForwardingMethod::Masquerade);
-    let stats = Counters {
+    let stats = Traffic {
         connections: 99_999_999,
         in_packets: 100_000_000,
         out_packets: 1_000_000_000,

@@ -1,5 +1,7 @@
 //! Everything a director is given when it is made.
 
+use core::ops::RangeInclusive;
+
 use crate::answer::IcmpLimits;
 use crate::conn::Capacity;
 use crate::environment::{Environment, MarkRule};
@@ -19,12 +21,14 @@ pub enum PassPolicy {
 }
 
 /// Hard limits; reaching one is a drop reason with a counter, never an allocation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections per address family.
     pub connections: Capacity,
     /// Datagrams waiting for fragments.
     pub fragments: FragmentLimits,
+    /// Ports that FULLNAT uses on each local address.
+    pub local_ports: RangeInclusive<u16>,
     /// Packets waiting in `poll_transmit`.
     pub outgoing: usize,
     /// Paths whose MTU is remembered.
@@ -39,6 +43,7 @@ impl Default for Limits {
         Self {
             connections: Capacity { ipv4: 1 << 16, ipv6: 1 << 16 },
             fragments: FragmentLimits::default(),
+            local_ports: 1024..=65535,
             outgoing: 4096,
             paths: 4096,
             expiry_steps: 1024,

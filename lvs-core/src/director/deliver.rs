@@ -8,11 +8,11 @@ use crate::conn::{ConnFlags, Connection, Direction, Method};
 use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
 use crate::rewrite::Rewrite;
-use crate::segment;
 use crate::service::Family;
 use crate::toa;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, ChecksumState, Meta, Packet, TcpFlags, Transport, ipv4, ipv6};
+use crate::wire::checksum::finish_checksum;
+use crate::wire::{ChecksumState, Meta, TcpFlags, Transport, ipv4, ipv6};
 
 /// How a packet that may leave leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,6 @@ pub(super) enum Fit {
     Whole,
     /// In fragments no larger than the MTU; reassembled datagrams in their received sizes.
     Cut,
-    /// As TCP segments, since no device can segment what is inside a tunnel.
-    Segments,
 }
 
 /// Why a packet may not leave.
@@ -60,11 +58,7 @@ impl Director {
         };
         let size = inner + u32::from(overhead);
         if size <= u32::from(rewrite.mtu) {
-            return Ok(match (gso, job.pieces) {
-                (Some(_), _) if overhead != 0 => Fit::Segments,
-                (_, Some(_)) => Fit::Cut,
-                _ => Fit::Whole,
-            });
+            return Ok(if job.pieces.is_some() { Fit::Cut } else { Fit::Whole });
         }
         let keeps_df = rewrite.outer.is_none_or(|outer| outer.copy_df);
         let cut = parsed.is_ipv4() && !(parsed.dont_fragment && keeps_df) && gso.is_none();
@@ -91,9 +85,6 @@ impl Director {
         if job.packet.set_len(job.parsed.len as usize).is_err() {
             return Verdict::Drop(DropReason::Malformed);
         }
-        if fit == Fit::Segments {
-            return self.send_segments(job, rewrite, verdict);
-        }
         if rewrite.apply(job.packet, job.parsed).is_err() {
             return Verdict::Drop(DropReason::NoRoom);
         }
@@ -101,7 +92,7 @@ impl Director {
             self.tell_client(job, rewrite);
         }
         match fit {
-            Fit::Whole | Fit::Segments => verdict,
+            Fit::Whole => verdict,
             Fit::Cut => self.send_cut(job, rewrite, verdict),
         }
     }
@@ -109,7 +100,9 @@ impl Director {
     /// Cuts a rewritten packet. A tunnel wraps a reassembled datagram once, and its outer packet is cut to the
     /// largest fragment that came; without a tunnel the fragments leave in the sizes in which they came.
     fn send_cut(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, verdict: Verdict) -> Verdict {
-        segment::finish_checksum(job.packet);
+        if let ChecksumState::Partial { start, offset } = job.packet.meta.checksum {
+            finish_checksum(job.packet.bytes_mut(), start, offset);
+        }
         let (sizes, limit, id): (&[u16], u16, u32) = match job.pieces {
             Some(pieces) if rewrite.outer.is_some() => (&[], pieces.largest.min(rewrite.mtu), pieces.id),
             Some(pieces) => (&pieces.sizes, rewrite.mtu, pieces.id),
@@ -120,29 +113,6 @@ impl Director {
             Ok(pieces) => self.queue(pieces, verdict, meta),
             Err(_) => Verdict::Drop(DropReason::Malformed),
         }
-    }
-
-    fn send_segments(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, verdict: Verdict) -> Verdict {
-        let Some(segments) = segment::segments(job.packet, job.parsed) else {
-            return Verdict::Drop(DropReason::Unsupported);
-        };
-        let mut wrapped = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let front = usize::from(rewrite.overhead());
-            let mut buffer = vec![0; front];
-            buffer.extend_from_slice(&segment);
-            let end = buffer.len();
-            let (Some(mut packet), Ok(parsed)) =
-                (Packet::new(&mut buffer, front, end), wire::parse(&segment))
-            else {
-                return Verdict::Drop(DropReason::Malformed);
-            };
-            if rewrite.apply(&mut packet, &parsed).is_err() {
-                return Verdict::Drop(DropReason::NoRoom);
-            }
-            wrapped.push(packet.bytes().to_vec());
-        }
-        self.queue(wrapped, verdict, Meta { mark: job.packet.meta.mark, ..Meta::default() })
     }
 
     /// Puts packets into the queue of `poll_transmit`: all of them or none.

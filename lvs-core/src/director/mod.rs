@@ -71,9 +71,9 @@ pub struct Outgoing {
 /// # Examples
 /// A UDP datagram to a virtual service, translated to a real server:
 /// ```
-/// use lvs_core::{Config, Director, Instant, Verdict, ipvsadm, wire::Packet};
+/// use lvs_core::{Config, Director, Instant, Verdict, ipvsadm::rules, wire::Packet};
 /// let mut director = Director::new(Config::default());
-/// let rules = ipvsadm::parse("-A -u 10.9.0.1:80 -s rr\n-a -u 10.9.0.1:80 -r 10.0.2.11:8080 -m")?;
+/// let rules = rules::parse("-A -u 10.9.0.1:80 -s rr\n-a -u 10.9.0.1:80 -r 10.0.2.11:8080 -m")?;
 /// let commands: Vec<_> = rules.into_iter().map(|line| line.command).collect();
 /// director.apply(&commands, Instant::ZERO)?;
 ///
@@ -131,7 +131,7 @@ impl Director {
             pool: Pool::new(seed),
             conns: ConnTable::new(config.limits.connections, seed),
             timeouts: Timeouts::default(),
-            local_ports: LocalPorts::new(seed),
+            local_ports: LocalPorts::new(config.limits.local_ports.clone(), seed),
             fragments: FragmentStore::new(config.limits.fragments, seed),
             icmp_limiter: IcmpLimiter::new(config.icmp_limits, seed),
             path_mtu: PathMtu::new(config.limits.paths),
@@ -387,7 +387,7 @@ impl Director {
         self.trace.note(|| Step::Server { server: rip, method: config.method });
         let local = match config.method {
             ForwardingMethod::FullNat => {
-                let local = self.local_ports.allocate(&record.config.local_addresses, rip, tuple.protocol)?;
+                let local = self.take_local(service, rip, tuple)?;
                 self.trace.note(|| Step::Local(local));
                 local
             }
@@ -476,6 +476,18 @@ impl Director {
             record.thresholds.closed(load);
         }
         self.free_local(conn);
+    }
+
+    /// FULLNAT: a local address and port that no other connection to that server has.
+    fn take_local(&mut self, service: usize, rip: Endpoint, tuple: &Tuple) -> Result<Endpoint, DropReason> {
+        let pool = self.pool.service(service).locals(Family::of(&rip.addr));
+        if pool.is_empty() {
+            return Err(DropReason::NoLocalAddress);
+        }
+        let spread = self.conns.hash(tuple);
+        self.local_ports
+            .allocate(pool, rip, tuple.protocol, spread)
+            .ok_or(DropReason::LocalPortsExhausted)
     }
 
     fn free_local(&mut self, conn: &Connection) {

@@ -2,14 +2,19 @@
 
 use core::fmt;
 
-use lvs_sched::{Flow, Instant};
+use lvs_sched::{Flow, Instant, Server};
 
 use super::trace::Trace;
+use super::pool::ServiceRecord;
 use super::{Director, Outgoing, Step, choose, scheduled};
 use crate::conn::{ConnId, Connection, Filter, Lookup};
+use crate::ipvsadm::list::{self, ServerRow, ServiceRow};
 use crate::stats::{Counters, Traffic};
 use crate::verdict::Verdict;
 use crate::wire::{Packet, TcpFlags, Tuple};
+
+/// The size that `ipvsadm -Ln` prints: buckets of the kernel's table, 2 to the power of its default of 12.
+const KERNEL_TABLE_SIZE: usize = 4096;
 
 /// Why a flow goes to its server: the decisions in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +137,37 @@ impl Director {
     /// Bytes reserved for the connection table.
     pub fn table_bytes(&self) -> usize {
         self.conns.memory_bytes()
+    }
+
+    /// The services with their servers and numbers, in the order in which they were added; servers in list
+    /// order (newest first). Rows for the tables of [`ipvsadm::list`](crate::ipvsadm::list).
+    pub fn services(&self) -> Vec<ServiceRow<'_>> {
+        let server = |server: &Server| {
+            let record = self.pool.server(server.id)?;
+            let load = &server.load;
+            Some(ServerRow {
+                active: load.active(),
+                inactive: load.inactive(),
+                persistent: load.persistent(),
+                stats: record.traffic,
+                ..ServerRow::new(record.config)
+            })
+        };
+        let service = |record: &'_ ServiceRecord| {
+            let servers = record.servers.iter().filter_map(server).collect();
+            (record, servers)
+        };
+        let rows = self.pool.services().iter().map(service);
+        rows.map(|(record, servers)| ServiceRow {
+            stats: record.traffic,
+            ..ServiceRow::new(&record.config, servers)
+        })
+        .collect()
+    }
+
+    /// The table of `ipvsadm -Ln` as it stands.
+    pub fn table(&self) -> String {
+        list::services(&self.services(), KERNEL_TABLE_SIZE, list::ListOptions::default())
     }
 
     /// What became of the packets given in.

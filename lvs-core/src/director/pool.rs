@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use lvs_sched::{Change, Endpoint, Instant, Scheduler, Server, ServerId, Thresholds};
 
-use crate::service::{ForwardingMethod, RealServer, ServiceKey, VirtualService};
+use crate::service::{Family, ForwardingMethod, RealServer, ServiceKey, VirtualService};
 use crate::stats::Traffic;
 use crate::wire::Tuple;
 
@@ -27,6 +27,20 @@ pub(crate) struct ServiceRecord {
     /// In list order: the newest first.
     pub(crate) servers: Vec<Server>,
     pub(crate) traffic: Traffic,
+    /// FULLNAT's local addresses by family, IPv4 first.
+    locals: [Vec<IpAddr>; 2],
+}
+
+impl ServiceRecord {
+    /// FULLNAT's local addresses of one family.
+    pub(crate) fn locals(&self, family: Family) -> &[IpAddr] {
+        &self.locals[family as usize]
+    }
+}
+
+fn by_family(addrs: &[IpAddr]) -> [Vec<IpAddr>; 2] {
+    let (v4, v6) = addrs.iter().partition(|addr| addr.is_ipv4());
+    [v4, v6]
 }
 
 /// A real server at work, or a deleted one that connections still refer to.
@@ -92,7 +106,7 @@ impl Pool {
     /// The service that a packet belongs to: by mark, by address and port, by address with port 0.
     pub(crate) fn find(&self, tuple: &Tuple, mark: u32) -> Option<usize> {
         if mark != 0 {
-            let key = ServiceKey::Mark { family: crate::service::Family::of(&tuple.dst.addr), mark };
+            let key = ServiceKey::Mark { family: Family::of(&tuple.dst.addr), mark };
             if let Some(&index) = self.by_key.get(&key) {
                 return Some(index);
             }
@@ -173,6 +187,7 @@ impl Pool {
                 record.scheduler.changed(Change::Edited { index }, &record.servers);
             }
         }
+        record.locals = by_family(&config.local_addresses);
         record.config = config;
     }
 

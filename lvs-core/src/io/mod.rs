@@ -35,7 +35,7 @@ pub use link::LinkHeader;
 pub use memory::{Memory, Sent};
 #[cfg(feature = "pcap")]
 pub use pcap::{CaptureError, CaptureFrame, CaptureReader, CaptureWriter, LinkType, PcapIo};
-pub use run::{Engine, Outgoing, RunCounters, Runner, Step, run};
+pub use run::{Engine, RunCounters, Runner, Step, run};
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use tun::{Tun, TunConfig};
 

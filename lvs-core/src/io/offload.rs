@@ -6,6 +6,7 @@
 //! it. Everything between the outer IP header and the transport header is kept for each segment, with lengths,
 //! IPv4 identifications and checksums made right.
 
+use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta};
 
 use super::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
@@ -41,23 +42,6 @@ pub enum SegmentError {
     /// The headers do not lead to the transport header that the metadata names.
     #[error("the headers do not lead to a transport header at byte {0}")]
     Headers(u16),
-}
-
-/// Finishes a partial checksum: sums `packet` from `start` to its end and writes the result at `start + offset`,
-/// which holds the folded pseudo-header sum. A place outside of the packet changes nothing.
-///
-/// A sum of 0 is written as 0xFFFF: UDP must never say "no checksum" (RFC 768), and for TCP both are the same.
-pub fn finish_checksum(packet: &mut [u8], start: u16, offset: u16) {
-    let (start, offset) = (usize::from(start), usize::from(offset));
-    let Some(covered) = packet.get_mut(start..) else { return };
-    if offset + 2 > covered.len() {
-        return;
-    }
-    let sum = match internet_checksum::checksum(covered) {
-        [0, 0] => [0xff, 0xff],
-        sum => sum,
-    };
-    covered[offset..offset + 2].copy_from_slice(&sum);
 }
 
 /// Returns whether a device behind a virtio header can segment this packet: the transport header must follow

@@ -16,7 +16,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
 use super::link::without_padding;
-use super::{Batch, Capabilities, Counters, Error, LinkHeader, MAX_PACKET, PacketIo, Received, offload};
+use super::{Batch, Capabilities, Counters, Error, LinkHeader, MAX_PACKET, PacketIo, Received};
+use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta};
 use crate::{Instant, Verdict};
 
@@ -530,7 +531,7 @@ impl<R: Read, W: Write> PacketIo for PcapIo<R, W> {
                 continue;
             };
             if let Meta { checksum: ChecksumState::Partial { start, offset }, .. } = frame.meta {
-                offload::finish_checksum(frame.bytes_mut(), start, offset);
+                finish_checksum(frame.bytes_mut(), start, offset);
             }
             let mut link = LinkHeader::NONE;
             if ethernet {

@@ -4,8 +4,8 @@ use core::mem;
 use core::time::Duration;
 
 use super::{Batch, Error, MAX_PACKET, PacketIo, Received};
-use crate::wire::{Meta, Packet};
-use crate::{Instant, Verdict};
+use crate::wire::Packet;
+use crate::{Director, Instant, Outgoing, Verdict};
 
 /// Longest sleep of the loop, so that a stop is seen in time.
 pub const MAX_SLEEP: Duration = Duration::from_millis(100);
@@ -21,17 +21,6 @@ const MAX_DRAIN: usize = 4096;
 
 /// Timers that one step lets fire on a capture's clock.
 const MAX_TIMERS: usize = 4096;
-
-/// A packet that the engine made, or kept and released.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    /// Where it goes; `Transmit` or `Reply`.
-    pub verdict: Verdict,
-    /// The packet from its IP header on.
-    pub packet: Vec<u8>,
-    /// What the backend must know beside the bytes.
-    pub meta: Meta,
-}
 
 /// What the loop needs of a director.
 pub trait Engine {
@@ -49,6 +38,28 @@ pub trait Engine {
 
     /// Lets what is due at `now` happen.
     fn handle_timeout(&mut self, now: Instant);
+}
+
+impl Engine for Director {
+    fn process_batch(&mut self, packets: &mut [Packet<'_>], now: Instant, verdicts: &mut Vec<Verdict>) {
+        self.process_batch(packets, now, verdicts);
+    }
+
+    fn process(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+        self.process(packet, now)
+    }
+
+    fn poll_transmit(&mut self) -> Option<Outgoing> {
+        self.poll_transmit()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
 }
 
 /// What the loop did.

@@ -24,6 +24,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::virtio::{VIRTIO_HEADER, VirtioHeader};
 use super::{Batch, Capabilities, Counters, Error, Frame, PacketIo, Received, offload};
+use crate::wire::checksum::finish_checksum;
 use crate::Verdict;
 use crate::wire::ChecksumState;
 
@@ -186,7 +187,7 @@ impl Tun {
             return self.write(frame.with_header(&header));
         }
         if let ChecksumState::Partial { start, offset } = frame.meta.checksum {
-            offload::finish_checksum(frame.bytes_mut(), start, offset);
+            finish_checksum(frame.bytes_mut(), start, offset);
         }
         self.write(frame.bytes())
     }

@@ -6,30 +6,10 @@ use lvs_sched::{Endpoint, Protocol};
 
 use super::Order;
 use super::save::{mask_text, push};
+use crate::Traffic;
 use crate::service::{
     ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, TunnelChecksum, VirtualService,
 };
-
-/// Counters of a service or server since it was added or zeroed; of a rate, per second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Connections scheduled.
-    pub connections: u64,
-    /// Packets from clients.
-    pub in_packets: u64,
-    /// Packets to clients.
-    pub out_packets: u64,
-    /// Bytes from clients, IP header included.
-    pub in_bytes: u64,
-    /// Bytes to clients, IP header included.
-    pub out_bytes: u64,
-}
-
-impl Counters {
-    fn columns(&self) -> [u64; 5] {
-        [self.connections, self.in_packets, self.out_packets, self.in_bytes, self.out_bytes]
-    }
-}
 
 /// A service with its servers and numbers.
 #[derive(Debug, Clone)]
@@ -39,15 +19,15 @@ pub struct ServiceRow<'a> {
     /// Its servers.
     pub servers: Vec<ServerRow>,
     /// For [`Table::Stats`].
-    pub stats: Counters,
+    pub stats: Traffic,
     /// For [`Table::Rate`], per second.
-    pub rate: Counters,
+    pub rate: Traffic,
 }
 
 impl<'a> ServiceRow<'a> {
     /// Makes a row with all numbers 0.
     pub fn new(service: &'a VirtualService, servers: Vec<ServerRow>) -> Self {
-        Self { service, servers, stats: Counters::default(), rate: Counters::default() }
+        Self { service, servers, stats: Traffic::default(), rate: Traffic::default() }
     }
 }
 
@@ -63,15 +43,15 @@ pub struct ServerRow {
     /// Persistence templates.
     pub persistent: u32,
     /// For [`Table::Stats`].
-    pub stats: Counters,
+    pub stats: Traffic,
     /// For [`Table::Rate`], per second.
-    pub rate: Counters,
+    pub rate: Traffic,
 }
 
 impl ServerRow {
     /// Makes a row with all numbers 0.
     pub fn new(server: RealServer) -> Self {
-        let none = Counters::default();
+        let none = Traffic::default();
         Self { server, active: 0, inactive: 0, persistent: 0, stats: none, rate: none }
     }
 }

@@ -78,7 +78,10 @@ impl Outer {
             _ => debug_assert!(false, "both ends of a tunnel are of one family"),
         }
         if let ChecksumState::Partial { start, .. } = &mut packet.meta.checksum {
-            *start += header_len;
+            *start = start.saturating_add(header_len);
+        }
+        if let Some(gso) = &mut packet.meta.gso {
+            gso.header_len = gso.header_len.saturating_add(header_len);
         }
         Ok(())
     }

@@ -194,6 +194,23 @@ pub fn icmp_checksum_is_right(message: &[u8]) -> bool {
     sum(message) == 0xffff
 }
 
+/// Finishes a partial checksum: sums `packet` from `start` to its end and writes the result at `start + offset`,
+/// which holds the folded pseudo-header sum. A place outside of the packet changes nothing.
+///
+/// A sum of 0 is written as 0xFFFF: UDP must never say "no checksum" (RFC 768), and for TCP both are the same.
+pub fn finish_checksum(packet: &mut [u8], start: u16, offset: u16) {
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    let Some(covered) = packet.get_mut(start..) else { return };
+    if offset + 2 > covered.len() {
+        return;
+    }
+    let sum = match internet_checksum::checksum(covered) {
+        [0, 0] => [0xff, 0xff],
+        sum => sum,
+    };
+    covered[offset..offset + 2].copy_from_slice(&sum);
+}
+
 /// The one's-complement sum of bytes as big-endian words, not complemented; an odd end is padded with 0.
 pub fn sum(bytes: &[u8]) -> u16 {
     !u16::from_be_bytes(internet_checksum::checksum(bytes))

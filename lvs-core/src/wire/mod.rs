@@ -19,5 +19,5 @@ pub use checksum::Delta;
 pub use error::{Layer, ParseError};
 pub use ethernet::{Ethernet, MacAddr};
 pub use packet::{ChecksumState, Gso, HEADROOM, Meta, NoRoom, Packet, TAILROOM};
-pub use parse::{MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS, parse};
+pub use parse::{MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS, parse, parse_quoted};
 pub use parsed::{Fragment, Icmp, IcmpBody, Parsed, Quoted, TcpFlags, Transport, Tuple};

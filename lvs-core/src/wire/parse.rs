@@ -293,6 +293,16 @@ fn read_icmp(packet: &[u8], at: usize, family: Family) -> Result<Icmp, ParseErro
     Ok(Icmp { kind: header[0], code: header[1], rest: u32_at(header, 4), body })
 }
 
+/// Reads an IP packet that is quoted at `at` within `packet`, as far as it is there: one inside the quoted outer
+/// packet of a tunnel, for instance. `None` when its header is not whole.
+pub fn parse_quoted(packet: &[u8], at: usize) -> Option<Quoted> {
+    match packet.get(at)? >> 4 {
+        4 => read_ipv4_quote(packet, at),
+        6 => read_ipv6_quote(packet, at),
+        _ => None,
+    }
+}
+
 /// Reads the IPv4 packet quoted at `at`. Its checksum and total length are not looked at: routers change them.
 fn read_ipv4_quote(packet: &[u8], at: usize) -> Option<Quoted> {
     let quote = &packet[at..];
