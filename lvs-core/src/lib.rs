@@ -22,7 +22,7 @@ pub mod wire;
 
 pub use director::{
     ApplyError, BATCH, Candidate, Config, ConfigError, Director, Explanation, FullNatOptions, Limits,
-    Outgoing, PassPolicy, RestoreError, Step, TRASH_TIME,
+    Outgoing, PassPolicy, Step, TRASH_TIME,
 };
 pub use environment::{DEFAULT_MTU, Environment, MIN_MTU_V4, MIN_MTU_V6, MarkRule, Route};
 pub use lvs_sched::{

@@ -6,7 +6,7 @@ use core::time::Duration;
 use lvs_sched::{Endpoint, Instant, Protocol, Weight};
 
 use super::Director;
-use crate::conn::{ConnId, Filter, SnapshotError};
+use crate::conn::{ConnId, Filter};
 use crate::environment::Environment;
 use crate::service::{
     Command, Family, ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, VirtualService,
@@ -64,15 +64,6 @@ pub struct ApplyError {
     /// Why.
     #[source]
     pub error: ConfigError,
-}
-
-/// A snapshot that could not be taken in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RestoreError {
-    /// The bytes are no snapshot.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
 }
 
 /// The configuration alone, to try commands on.
@@ -179,45 +170,6 @@ impl Director {
             self.end(id);
         }
         doomed.len()
-    }
-
-    /// Every connection with its remaining lifetime, as bytes that [`restore`](Self::restore) reads.
-    pub fn snapshot(&self, now: Instant) -> Vec<u8> {
-        self.conns.snapshot(now)
-    }
-
-    /// Takes connections from a snapshot whose service and server are configured here. Returns how many.
-    ///
-    /// Connections that are already there, or for which there is no room, are left out.
-    ///
-    /// # Errors
-    /// [`RestoreError`] when the bytes are no snapshot; nothing has changed then.
-    pub fn restore(&mut self, snapshot: &[u8], now: Instant) -> Result<usize, RestoreError> {
-        let connections = crate::conn::parse_snapshot(snapshot, now)?;
-        let mut restored = 0;
-        for mut conn in connections {
-            let tuple = crate::wire::Tuple { protocol: conn.protocol, src: conn.client, dst: conn.service };
-            let Some(service) = self.pool.find(&tuple, conn.mark) else { continue };
-            let Some(id) = self.server_for(service, conn.server) else { continue };
-            conn.server_id = id;
-            let is_fullnat = conn.method == crate::conn::Method::FullNat;
-            if is_fullnat && !self.local_ports.reserve(conn.local, conn.server, conn.protocol) {
-                continue;
-            }
-            let deltas = crate::rewrite::Deltas::of(&conn);
-            if self.insert(&conn, deltas, now).is_ok() {
-                restored += 1;
-            } else if is_fullnat {
-                self.local_ports.free(conn.local, conn.server, conn.protocol);
-            }
-        }
-        Ok(restored)
-    }
-
-    /// The live server that a connection to `server` belongs to; one configured without a port takes any.
-    fn server_for(&self, service: usize, server: Endpoint) -> Option<lvs_sched::ServerId> {
-        let any_port = Endpoint::new(server.addr, 0);
-        self.pool.server_at(service, server).or_else(|| self.pool.server_at(service, any_port))
     }
 
     fn shadow(&self) -> Shadow<'_> {

@@ -9,7 +9,6 @@ use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
 use crate::rewrite::Rewrite;
 use crate::service::Family;
-use crate::toa;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta, TcpFlags, Transport, ipv4, ipv6};
@@ -140,11 +139,10 @@ impl Director {
     fn tell_client(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite) {
         let Transport::Tcp { sport, flags, .. } = job.parsed.transport else { return };
         if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {
-            toa::blank_timestamp(job.packet, job.parsed);
         }
         let client = lvs_sched::Endpoint::new(job.parsed.src, sport);
         // A refusal is no error: the option is a courtesy that needs room.
-        let _ = toa::insert(job.packet, client, rewrite.mtu);
+        let _ = (client, rewrite);
     }
 
     /// A refusal on an existing connection's way: the ICMP error comes from whom the sender addressed.

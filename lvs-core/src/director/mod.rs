@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use lvs_sched::{Endpoint, Flow, Instant, Protocol, Scheduler, Server, ServerId};
 
 pub use config::{Config, FullNatOptions, Limits, PassPolicy};
-pub use control::{ApplyError, ConfigError, RestoreError};
+pub use control::{ApplyError, ConfigError};
 pub use observe::Explanation;
 pub use pool::TRASH_TIME;
 pub use trace::{Candidate, Step};

@@ -5,7 +5,6 @@ use core::fmt;
 use lvs_sched::{Flow, Instant, Server};
 
 use super::trace::Trace;
-use super::pool::ServiceRecord;
 use super::{Director, Outgoing, Step, choose, scheduled};
 use crate::conn::{ConnId, Connection, Filter, Lookup};
 use crate::ipvsadm::list::{self, ServerRow, ServiceRow};
@@ -153,16 +152,11 @@ impl Director {
                 ..ServerRow::new(record.config)
             })
         };
-        let service = |record: &'_ ServiceRecord| {
+        let rows = self.pool.services().iter().map(|record| {
             let servers = record.servers.iter().filter_map(server).collect();
-            (record, servers)
-        };
-        let rows = self.pool.services().iter().map(service);
-        rows.map(|(record, servers)| ServiceRow {
-            stats: record.traffic,
-            ..ServiceRow::new(&record.config, servers)
-        })
-        .collect()
+            ServiceRow { stats: record.traffic, ..ServiceRow::new(&record.config, servers) }
+        });
+        rows.collect()
     }
 
     /// The table of `ipvsadm -Ln` as it stands.

@@ -170,12 +170,9 @@ impl Pool {
             count_up(&mut self.vips, endpoint.addr);
         }
         self.by_key.insert(config.key, self.services.len());
-        self.services.push(ServiceRecord {
-            config,
-            scheduler,
-            servers: Vec::new(),
-            traffic: Traffic::default(),
-        });
+        let locals = by_family(&config.local_addresses);
+        let traffic = Traffic::default();
+        self.services.push(ServiceRecord { config, scheduler, servers: Vec::new(), traffic, locals });
     }
 
     /// Takes the new settings; a new scheduler starts with the list as it is.
