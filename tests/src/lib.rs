@@ -1,1 +1,3 @@
-//! placeholder
+//! Scenarios across the crates of lvs-rs: recordings of the real kernel, a reference director, the Lab.
+
+pub mod recordings;
