@@ -1,0 +1,559 @@
+//! What a network device would do, done here where no device can: finishing a partial checksum and cutting a
+//! GSO packet into segments.
+//!
+//! The kernel takes GSO packets only when the transport header follows the IP header directly: its virtio
+//! header has no word for a TCP packet inside IPIP, GRE or GUE. A director that tunnels such a packet must cut
+//! it. Everything between the outer IP header and the transport header is kept for each segment, with lengths,
+//! IPv4 identifications and checksums made right.
+
+use crate::wire::{ChecksumState, Meta};
+
+use super::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
+
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+const UDP_HEADER: usize = 8;
+/// Headers in front of the transport header that are walked: outer IP, UDP, GUE, inner IP and IPv6 extensions.
+const MAX_HEADERS: usize = 12;
+
+const IPPROTO_HOP: u8 = 0;
+const IPPROTO_IPIP: u8 = 4;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_IPV6: u8 = 41;
+const IPPROTO_ROUTING: u8 = 43;
+const IPPROTO_GRE: u8 = 47;
+const IPPROTO_DSTOPTS: u8 = 60;
+
+const TCP_FIN_PSH: u8 = 0x09;
+const TCP_CWR: u8 = 0x80;
+
+/// Why a packet cannot be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// There is no GSO metadata, or none with a partial checksum and a segment size above 0.
+    #[error("the packet has no GSO metadata with a partial checksum and a segment size")]
+    NotGso,
+    /// A GSO type other than TCP and UDP segments.
+    #[error("GSO type {0} cannot be cut (TCP 1 and 4 and UDP 5 can)")]
+    Kind(u8),
+    /// The headers do not lead to the transport header that the metadata names.
+    #[error("the headers do not lead to a transport header at byte {0}")]
+    Headers(u16),
+}
+
+/// Finishes a partial checksum: sums `packet` from `start` to its end and writes the result at `start + offset`,
+/// which holds the folded pseudo-header sum. A place outside of the packet changes nothing.
+///
+/// A sum of 0 is written as 0xFFFF: UDP must never say "no checksum" (RFC 768), and for TCP both are the same.
+pub fn finish_checksum(packet: &mut [u8], start: u16, offset: u16) {
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    let Some(covered) = packet.get_mut(start..) else { return };
+    if offset + 2 > covered.len() {
+        return;
+    }
+    let sum = match internet_checksum::checksum(covered) {
+        [0, 0] => [0xff, 0xff],
+        sum => sum,
+    };
+    covered[offset..offset + 2].copy_from_slice(&sum);
+}
+
+/// Returns whether a device behind a virtio header can segment this packet: the transport header must follow
+/// the first IP header (and its extensions) directly.
+pub fn device_can_segment(packet: &[u8], meta: &Meta) -> bool {
+    let ChecksumState::Partial { start, .. } = meta.checksum else { return true };
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => usize::from(packet[0] & 15) * 4 == usize::from(start),
+        Some(6) if usize::from(start) == IPV6_HEADER => true,
+        _ => Walk::to(packet, start).is_some_and(|walk| walk.ip_headers == 1),
+    }
+}
+
+/// Cuts a GSO packet into segments of at most `meta.gso.size` payload bytes and hands each to `send` as a whole
+/// packet with finished checksums. `scratch` is memory to build them in. Returns the number of segments.
+///
+/// # Errors
+/// [`SegmentError`]; nothing was sent then.
+pub fn segment(
+    packet: &[u8],
+    meta: &Meta,
+    scratch: &mut Vec<u8>,
+    mut send: impl FnMut(&[u8]),
+) -> Result<usize, SegmentError> {
+    let (Some(gso), ChecksumState::Partial { start, offset }) = (meta.gso, meta.checksum) else {
+        return Err(SegmentError::NotGso);
+    };
+    if gso.size == 0 {
+        return Err(SegmentError::NotGso);
+    }
+    let wrong = SegmentError::Headers(start);
+    let walk = Walk::to(packet, start).ok_or(wrong)?;
+    let transport = usize::from(start);
+    let headers = match (gso.kind & !GSO_ECN, walk.protocol) {
+        (GSO_TCPV4 | GSO_TCPV6, IPPROTO_TCP) => {
+            let data = packet.get(transport + 12).ok_or(wrong)? >> 4;
+            if data < 5 {
+                return Err(wrong);
+            }
+            transport + usize::from(data) * 4
+        }
+        (GSO_UDP_L4, IPPROTO_UDP) => transport + UDP_HEADER,
+        (GSO_TCPV4 | GSO_TCPV6 | GSO_UDP_L4, _) => return Err(wrong),
+        (kind, _) => return Err(SegmentError::Kind(kind)),
+    };
+    let tcp = walk.protocol == IPPROTO_TCP;
+    let offset_right = if tcp { 16 } else { 6 };
+    if packet.len() <= headers || usize::from(offset) != offset_right {
+        return Err(wrong);
+    }
+    let payload = &packet[headers..];
+    let count = payload.len().div_ceil(usize::from(gso.size));
+    // The partial sum holds the pseudo header with the length of the whole; each segment has its own length.
+    let whole_len = (packet.len() - transport) as u32;
+    let whole_sum = u32::from(be16(packet, transport + offset_right));
+    for (index, chunk) in payload.chunks(usize::from(gso.size)).enumerate() {
+        scratch.clear();
+        scratch.extend_from_slice(&packet[..headers]);
+        scratch.extend_from_slice(chunk);
+        let (first, last) = (index == 0, index + 1 == count);
+        if tcp {
+            let sequence = u32::from_be_bytes([
+                packet[transport + 4],
+                packet[transport + 5],
+                packet[transport + 6],
+                packet[transport + 7],
+            ]);
+            let sequence = sequence.wrapping_add((index * usize::from(gso.size)) as u32);
+            scratch[transport + 4..transport + 8].copy_from_slice(&sequence.to_be_bytes());
+            if !last {
+                scratch[transport + 13] &= !TCP_FIN_PSH;
+            }
+            if !first {
+                scratch[transport + 13] &= !TCP_CWR;
+            }
+        }
+        let len = (scratch.len() - transport) as u32;
+        // whole_sum - whole_len + len in ones' complement; lengths fit 16 bits, the carry is folded.
+        let sum = fold(whole_sum + (0xffff - fold32(whole_len)) + fold32(len));
+        scratch[transport + offset_right..transport + offset_right + 2].copy_from_slice(&sum.to_be_bytes());
+        if !tcp {
+            put16(scratch, transport + 4, len);
+        }
+        finish_checksum(scratch, start, offset);
+        walk.repair(scratch, index as u16);
+        send(scratch);
+    }
+    Ok(count)
+}
+
+/// The headers in front of a transport header whose fields depend on the packet's length.
+struct Walk {
+    headers: [(Header, usize); MAX_HEADERS],
+    len: usize,
+    ip_headers: usize,
+    /// The protocol of the transport header.
+    protocol: u8,
+}
+
+#[derive(Clone, Copy)]
+enum Header {
+    Ipv4,
+    Ipv6,
+    Udp,
+    GreChecksum,
+}
+
+impl Walk {
+    /// Walks from the start of `packet` to the header at `target`; `None` when the headers do not end there.
+    fn to(packet: &[u8], target: u16) -> Option<Self> {
+        let target = usize::from(target);
+        let mut walk = Self { headers: [(Header::Ipv4, 0); MAX_HEADERS], len: 0, ip_headers: 0, protocol: 0 };
+        let mut at = 0;
+        let mut next = match packet.first()? >> 4 {
+            4 => IPPROTO_IPIP,
+            6 => IPPROTO_IPV6,
+            _ => return None,
+        };
+        for _ in 0..MAX_HEADERS {
+            if at == target && walk.ip_headers > 0 {
+                walk.protocol = next;
+                return Some(walk);
+            }
+            if at >= target {
+                return None;
+            }
+            let rest = packet.get(at..)?;
+            (next, at) = match next {
+                IPPROTO_IPIP => {
+                    let header = rest.get(..IPV4_HEADER)?;
+                    let len = usize::from(header[0] & 15) * 4;
+                    if header[0] >> 4 != 4 || len < IPV4_HEADER || len > rest.len() {
+                        return None;
+                    }
+                    walk.push(Header::Ipv4, at)?;
+                    walk.ip_headers += 1;
+                    (header[9], at + len)
+                }
+                IPPROTO_IPV6 => {
+                    let header = rest.get(..IPV6_HEADER)?;
+                    if header[0] >> 4 != 6 {
+                        return None;
+                    }
+                    walk.push(Header::Ipv6, at)?;
+                    walk.ip_headers += 1;
+                    (header[6], at + IPV6_HEADER)
+                }
+                IPPROTO_HOP | IPPROTO_ROUTING | IPPROTO_DSTOPTS => {
+                    (*rest.first()?, at + (usize::from(*rest.get(1)?) + 1) * 8)
+                }
+                IPPROTO_GRE => {
+                    let flags = *rest.first()?;
+                    let optional = usize::from((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1));
+                    if flags & 0x80 != 0 {
+                        // The checksum covers the GRE header too, so it must be whole.
+                        rest.get(..8)?;
+                        walk.push(Header::GreChecksum, at)?;
+                    }
+                    let inner = match rest.get(2..4)? {
+                        [0x08, 0x00] => IPPROTO_IPIP,
+                        [0x86, 0xdd] => IPPROTO_IPV6,
+                        _ => return None,
+                    };
+                    (inner, at + 4 + optional * 4)
+                }
+                IPPROTO_UDP => {
+                    walk.push(Header::Udp, at)?;
+                    let gue = *rest.get(UDP_HEADER)?;
+                    match gue >> 6 {
+                        // GUE variant 0: a header of 4 bytes and 4 more per unit.
+                        0 => (*rest.get(UDP_HEADER + 1)?, at + UDP_HEADER + 4 + usize::from(gue & 31) * 4),
+                        // Variant 1, and FOU: an IP header directly.
+                        1 if gue >> 4 == 4 => (IPPROTO_IPIP, at + UDP_HEADER),
+                        1 if gue >> 4 == 6 => (IPPROTO_IPV6, at + UDP_HEADER),
+                        _ => return None,
+                    }
+                }
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    fn push(&mut self, header: Header, at: usize) -> Option<()> {
+        *self.headers.get_mut(self.len)? = (header, at);
+        self.len += 1;
+        Some(())
+    }
+
+    /// Makes lengths, identifications and checksums right for `packet`, the segment `index`. The inner headers
+    /// come first: outer checksums cover them.
+    fn repair(&self, packet: &mut [u8], index: u16) {
+        for &(header, at) in self.headers[..self.len].iter().rev() {
+            let len = (packet.len() - at) as u32;
+            match header {
+                Header::Ipv4 => {
+                    let end = at + usize::from(packet[at] & 15) * 4;
+                    put16(packet, at + 2, len);
+                    let id = be16(packet, at + 4).wrapping_add(index);
+                    put16(packet, at + 4, u32::from(id));
+                    put16(packet, at + 10, 0);
+                    let sum = internet_checksum::checksum(&packet[at..end]);
+                    packet[at + 10..at + 12].copy_from_slice(&sum);
+                }
+                Header::Ipv6 => put16(packet, at + 4, len - IPV6_HEADER as u32),
+                Header::Udp => {
+                    put16(packet, at + 4, len);
+                    // 0 says "no checksum"; IPv6 allows that for tunnels (RFC 6935).
+                    if be16(packet, at + 6) != 0 {
+                        put16(packet, at + 6, 0);
+                        let sum = self.udp_sum(packet, at, len);
+                        packet[at + 6..at + 8].copy_from_slice(&sum);
+                    }
+                }
+                Header::GreChecksum => {
+                    put16(packet, at + 4, 0);
+                    let sum = internet_checksum::checksum(&packet[at..]);
+                    packet[at + 4..at + 6].copy_from_slice(&sum);
+                }
+            }
+        }
+    }
+
+    /// The checksum of the UDP datagram at `at`, with the pseudo header of the IP header in front of it.
+    fn udp_sum(&self, packet: &[u8], at: usize, len: u32) -> [u8; 2] {
+        let ip = self.headers[..self.len]
+            .iter()
+            .rev()
+            .find(|(header, place)| *place < at && matches!(header, Header::Ipv4 | Header::Ipv6));
+        let addresses = match ip {
+            Some(&(Header::Ipv4, place)) => &packet[place + 12..place + 20],
+            Some(&(_, place)) => &packet[place + 8..place + 40],
+            None => &[],
+        };
+        let mut sum = internet_checksum::Checksum::new();
+        sum.add_bytes(addresses);
+        sum.add_bytes(&len.to_be_bytes());
+        sum.add_bytes(&[0, IPPROTO_UDP]);
+        sum.add_bytes(&packet[at..]);
+        match sum.checksum() {
+            [0, 0] => [0xff, 0xff],
+            sum => sum,
+        }
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes the low 16 bits: a segment is never longer than the packet it was cut from.
+fn put16(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+}
+
+fn fold32(value: u32) -> u32 {
+    (value & 0xffff) + (value >> 16)
+}
+
+fn fold(value: u32) -> u16 {
+    fold32(fold32(value)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::Gso;
+
+    /// A TCP packet over IPv4 with the pseudo-header sum in its checksum field, and its metadata.
+    fn tcp_gso(payload: &[u8], size: u16) -> (Vec<u8>, Meta) {
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(40_000, 80, 0xffff_fff0, 1000)
+            .fin()
+            .psh()
+            .cwr()
+            .ack(7);
+        let mut packet = Vec::new();
+        builder.write(&mut packet, payload).unwrap();
+        let pseudo = pseudo_sum(&packet[12..20], (packet.len() - 20) as u32, 6);
+        packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+        let meta = Meta {
+            mark: 0,
+            checksum: ChecksumState::Partial { start: 20, offset: 16 },
+            gso: Some(Gso { kind: GSO_TCPV4 | GSO_ECN, size, header_len: 40 }),
+        };
+        (packet, meta)
+    }
+
+    fn pseudo_sum(addresses: &[u8], len: u32, protocol: u8) -> u16 {
+        let mut sum = internet_checksum::Checksum::new();
+        sum.add_bytes(addresses);
+        sum.add_bytes(&len.to_be_bytes());
+        sum.add_bytes(&[0, protocol]);
+        !u16::from_be_bytes(sum.checksum())
+    }
+
+    fn cut(packet: &[u8], meta: &Meta) -> Vec<Vec<u8>> {
+        let mut segments = Vec::new();
+        let count = segment(packet, meta, &mut Vec::new(), |bytes| segments.push(bytes.to_vec())).unwrap();
+        assert_eq!(count, segments.len());
+        segments
+    }
+
+    /// Puts `outer` in front and moves the metadata along.
+    fn wrap(outer: &[u8], packet: &[u8], meta: &Meta) -> (Vec<u8>, Meta) {
+        let shift = outer.len() as u16;
+        let mut meta = *meta;
+        if let ChecksumState::Partial { start, .. } = &mut meta.checksum {
+            *start += shift;
+        }
+        if let Some(gso) = &mut meta.gso {
+            gso.header_len += shift;
+        }
+        ([outer, packet].concat(), meta)
+    }
+
+    fn outer_ipv4(protocol: u8) -> [u8; 20] {
+        [0x45, 0, 0, 0, 0x12, 0x34, 0, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]
+    }
+
+    #[test]
+    fn a_partial_checksum_is_finished() {
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1000, 53);
+        let mut whole = Vec::new();
+        builder.write(&mut whole, b"question").unwrap();
+        let mut partial = whole.clone();
+        let pseudo = pseudo_sum(&whole[12..20], 16, 17);
+        partial[26..28].copy_from_slice(&pseudo.to_be_bytes());
+        finish_checksum(&mut partial, 20, 6);
+        assert_eq!(partial, whole);
+    }
+
+    #[test]
+    fn a_checksum_place_outside_of_the_packet_changes_nothing() {
+        let mut packet = [1, 2, 3, 4];
+        finish_checksum(&mut packet, 3, 0);
+        finish_checksum(&mut packet, 9, 0);
+        assert_eq!(packet, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_zero_sum_is_written_as_ffff() {
+        let mut packet = [0xff, 0xff, 0, 0];
+        finish_checksum(&mut packet, 0, 2);
+        assert_eq!(packet, [0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn flags_and_sequence_numbers_of_segments() {
+        let (packet, meta) = tcp_gso(&[5; 250], 100);
+        let segments = cut(&packet, &meta);
+        let seen: Vec<_> = segments
+            .iter()
+            .map(|bytes| {
+                let sliced = SlicedPacket::from_ip(bytes).unwrap();
+                let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("not TCP") };
+                (tcp.sequence_number(), tcp.fin(), tcp.psh(), tcp.cwr(), tcp.ack(), tcp.payload().len())
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (0xffff_fff0, false, false, true, true, 100),
+                (0x0000_0054, false, false, false, true, 100),
+                (0x0000_00b8, true, true, false, true, 50),
+            ]
+        );
+    }
+
+    #[test]
+    fn only_a_transport_header_right_behind_ip_is_left_to_the_device() {
+        let (packet, meta) = tcp_gso(&[5; 250], 100);
+        assert!(device_can_segment(&packet, &meta));
+        let (tunnelled, meta) = wrap(&outer_ipv4(4), &packet, &meta);
+        assert!(!device_can_segment(&tunnelled, &meta));
+        let mut outer = [0u8; 40];
+        outer[0] = 0x60;
+        outer[6] = 4;
+        let (packet, meta) = tcp_gso(&[5; 250], 100);
+        let (tunnelled, meta) = wrap(&outer, &packet, &meta);
+        assert!(!device_can_segment(&tunnelled, &meta));
+    }
+
+    #[test]
+    fn a_packet_without_gso_is_refused() {
+        let error = segment(&[0x45; 60], &Meta::default(), &mut Vec::new(), |_| {}).unwrap_err();
+        assert_eq!(error, SegmentError::NotGso);
+        let (packet, mut meta) = tcp_gso(&[5; 250], 100);
+        meta.gso = Some(Gso { kind: 3, size: 100, header_len: 28 });
+        let error = segment(&packet, &meta, &mut Vec::new(), |_| {}).unwrap_err();
+        assert_eq!(error, SegmentError::Kind(3));
+    }
+
+    /// Checks every length and checksum of `bytes` from the outside in; returns the TCP payload.
+    fn check(mut bytes: &[u8]) -> Vec<u8> {
+        loop {
+            match bytes[0] >> 4 {
+                4 => {
+                    assert_eq!(usize::from(be16(bytes, 2)), bytes.len());
+                    assert_eq!(internet_checksum::checksum(&bytes[..20]), [0, 0]);
+                }
+                _ => assert_eq!(usize::from(be16(bytes, 4)) + 40, bytes.len()),
+            }
+            let (protocol, inner, addresses) = match bytes[0] >> 4 {
+                4 => (bytes[9], &bytes[20..], &bytes[12..20]),
+                _ => (bytes[6], &bytes[40..], &bytes[8..40]),
+            };
+            match protocol {
+                4 | 41 => bytes = inner,
+                47 => {
+                    let with_sum = inner[0] & 0x80 != 0;
+                    if with_sum {
+                        assert_eq!(internet_checksum::checksum(inner), [0, 0]);
+                    }
+                    bytes = &inner[if with_sum { 8 } else { 4 }..];
+                }
+                17 => {
+                    assert_eq!(usize::from(be16(inner, 4)), inner.len());
+                    if be16(inner, 6) != 0 {
+                        assert_eq!(transport_sum(addresses, inner, 17), [0, 0]);
+                    }
+                    bytes = &inner[12..];
+                }
+                6 => {
+                    assert_eq!(transport_sum(addresses, inner, 6), [0, 0]);
+                    return inner[20..].to_vec();
+                }
+                other => panic!("unexpected protocol {other}"),
+            }
+        }
+    }
+
+    /// The checksum over the pseudo header and `transport`: 0 when the one inside is right.
+    fn transport_sum(addresses: &[u8], transport: &[u8], protocol: u8) -> [u8; 2] {
+        let mut sum = internet_checksum::Checksum::new();
+        sum.add_bytes(addresses);
+        sum.add_bytes(&(transport.len() as u32).to_be_bytes());
+        sum.add_bytes(&[0, protocol]);
+        sum.add_bytes(transport);
+        sum.checksum()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn segments_carry_the_payload_in_right_packets(payload in prop::collection::vec(any::<u8>(), 1..2000),
+                                                       size in 1u16..700, tunnel in 0usize..7) {
+            let (packet, meta) = tcp_gso(&payload, size);
+            let gue = [0x1f, 0x40, 0x17, 0xa5, 0, 0, 0, 0, 0x00, 4, 0, 0];
+            let gue_with_sum = [0x1f, 0x40, 0x17, 0xa5, 0, 0, 0xab, 0xcd, 0x00, 4, 0, 0];
+            let mut ipv6 = [0u8; 40];
+            ipv6[0] = 0x60;
+            ipv6[6] = 4;
+            ipv6[23] = 1;
+            ipv6[39] = 2;
+            let mut ipv6_gue = ipv6;
+            ipv6_gue[6] = 17;
+            let outer = match tunnel {
+                0 => Vec::new(),
+                1 => outer_ipv4(4).to_vec(),
+                2 => [&outer_ipv4(47)[..], &[0, 0, 8, 0]].concat(),
+                3 => [&outer_ipv4(47)[..], &[0x80, 0, 8, 0, 1, 2, 0, 0]].concat(),
+                4 => [&outer_ipv4(17)[..], &gue].concat(),
+                5 => ipv6.to_vec(),
+                _ => [&ipv6_gue[..], &gue_with_sum].concat(),
+            };
+            let (packet, meta) = wrap(&outer, &packet, &meta);
+            let segments = cut(&packet, &meta);
+            let mut carried = Vec::new();
+            for bytes in &segments {
+                carried.extend(check(bytes));
+            }
+            prop_assert_eq!(carried, payload);
+        }
+
+        #[test]
+        fn hostile_packets_are_survived(packet in prop::collection::vec(any::<u8>(), 0..200), version in prop::bool::ANY,
+                                        start in 0u16..120, kind in 0u8..8, size: u16) {
+            let mut packet = packet;
+            if let Some(first) = packet.first_mut() {
+                *first = if version { 0x45 } else { 0x60 };
+            }
+            let meta = Meta {
+                mark: 0,
+                checksum: ChecksumState::Partial { start, offset: if kind == 5 { 6 } else { 16 } },
+                gso: Some(Gso { kind, size, header_len: 40 }),
+            };
+            let _ = device_can_segment(&packet, &meta);
+            let mut carried = 0;
+            if let Ok(count) = segment(&packet, &meta, &mut Vec::new(), |_| carried += 1) {
+                prop_assert_eq!(count, carried);
+            }
+        }
+    }
+}
