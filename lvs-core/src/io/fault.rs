@@ -5,7 +5,7 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use super::{Batch, Capabilities, Counters, Error, Frame, PacketIo, Received};
+use super::{BATCH, Batch, Capabilities, Counters, Error, Frame, MAX_PACKET, PacketIo, Received};
 use crate::Verdict;
 
 /// How often something goes wrong in one direction, in packets (or calls, for `error`) per mille: 0 never, 1000
@@ -88,7 +88,8 @@ impl<T: PacketIo> Fault<T> {
             inbox: Batch::for_io(&capabilities),
             ready: VecDeque::new(),
             held_in: None,
-            outbox: Batch::for_io(&capabilities),
+            // What is sent may be larger than what is received: the engine makes packets too.
+            outbox: Batch::new(BATCH, MAX_PACKET),
             verdicts: Vec::new(),
             held_out: None,
         }
@@ -381,6 +382,16 @@ mod tests {
         assert_eq!(send_all(&mut io, 100), (0..100).flat_map(|byte| [byte, byte]).collect::<Vec<_>>());
         let mut io = Fault::new(memory(0), 7).on_send(Rates { loss: 1000, ..Rates::default() });
         assert!(send_all(&mut io, 10).is_empty());
+    }
+
+    #[test]
+    fn a_packet_larger_than_the_mtu_is_handed_on() {
+        let mut io = Fault::new(memory(0), 7);
+        let mut batch = Batch::new(1, MAX_PACKET);
+        batch.push().unwrap().set(&[7; MAX_PACKET]).unwrap();
+        let verdict = Verdict::Transmit { next_hop: "192.0.2.1".parse().unwrap() };
+        assert_eq!(io.send(&mut batch, &[verdict]).unwrap(), 1);
+        assert_eq!(io.inner_mut().pop().unwrap().bytes.len(), MAX_PACKET);
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl LinkHeader {
 
 /// Returns `packet` without what follows the IP packet, such as the padding of short Ethernet frames. Bytes that
 /// are no whole IP header, or are shorter than it says, are returned as they are.
+#[cfg(any(feature = "pcap", test))]
 pub(crate) fn without_padding(packet: &[u8]) -> &[u8] {
     let total = match (packet.first().map(|byte| byte >> 4), packet) {
         (Some(4), &[_, _, high, low, ..]) => usize::from(u16::from_be_bytes([high, low])),

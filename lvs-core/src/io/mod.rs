@@ -1,7 +1,7 @@
 //! Packet I/O: where packets come from and go to.
 //!
 //! A backend is a [`PacketIo`]: it fills a [`Batch`] of frames and sends a batch by the director's verdicts.
-//! The [run loop](run) joins a backend and an [`Engine`]. Backends:
+//! The [run loop](mod@run) joins a backend and an [`Engine`]. Backends:
 //!
 //! | backend | for |
 //! |---|---|

@@ -464,23 +464,27 @@ mod tests {
                 17 => {
                     assert_eq!(usize::from(be16(inner, 4)), inner.len());
                     if be16(inner, 6) != 0 {
-                        let pseudo = pseudo_sum(addresses, inner.len() as u32, 17);
-                        assert_eq!(internet_checksum::checksum(inner), (!(!0 ^ pseudo) ^ !0).to_be_bytes());
+                        assert_eq!(transport_sum(addresses, inner, 17), [0, 0]);
                     }
                     bytes = &inner[12..];
                 }
                 6 => {
-                    let mut sum = internet_checksum::Checksum::new();
-                    sum.add_bytes(addresses);
-                    sum.add_bytes(&(inner.len() as u32).to_be_bytes());
-                    sum.add_bytes(&[0, 6]);
-                    sum.add_bytes(inner);
-                    assert_eq!(sum.checksum(), [0, 0]);
+                    assert_eq!(transport_sum(addresses, inner, 6), [0, 0]);
                     return inner[20..].to_vec();
                 }
                 other => panic!("unexpected protocol {other}"),
             }
         }
+    }
+
+    /// The checksum over the pseudo header and `transport`: 0 when the one inside is right.
+    fn transport_sum(addresses: &[u8], transport: &[u8], protocol: u8) -> [u8; 2] {
+        let mut sum = internet_checksum::Checksum::new();
+        sum.add_bytes(addresses);
+        sum.add_bytes(&(transport.len() as u32).to_be_bytes());
+        sum.add_bytes(&[0, protocol]);
+        sum.add_bytes(transport);
+        sum.checksum()
     }
 
     proptest! {

@@ -16,8 +16,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
 use super::link::without_padding;
-use super::{Batch, Capabilities, Counters, Error, LinkHeader, MAX_PACKET, PacketIo, Received};
 use crate::wire::checksum::finish_checksum;
+use super::{Batch, Capabilities, Counters, Error, LinkHeader, MAX_PACKET, PacketIo, Received};
 use crate::wire::{ChecksumState, Meta};
 use crate::{Instant, Verdict};
 
@@ -447,6 +447,8 @@ pub struct PcapIo<R: Read, W: Write> {
     writer: CaptureWriter<W>,
     /// A frame that was read but has a later time than the batch.
     next: Option<CaptureFrame>,
+    /// An error that waits until the packets in front of it are delivered.
+    damage: Option<CaptureError>,
     pass: bool,
     counters: Counters,
     last: Instant,
@@ -462,7 +464,7 @@ impl<R: Read, W: Write> PcapIo<R, W> {
         let link = reader.link().unwrap_or(LinkType::Raw).for_output();
         let writer = CaptureWriter::new(output, link)?;
         let counters = Counters::default();
-        Ok(Self { reader, writer, next: None, pass: true, counters, last: Instant::ZERO })
+        Ok(Self { reader, writer, next: None, damage: None, pass: true, counters, last: Instant::ZERO })
     }
 
     /// Says whether there is a host behind the director (the default): it gets the packets that pass, which
@@ -479,9 +481,10 @@ impl<R: Read, W: Write> PcapIo<R, W> {
     }
 
     fn next_frame(&mut self) -> Result<Option<CaptureFrame>, CaptureError> {
-        match self.next.take() {
-            Some(frame) => Ok(Some(frame)),
-            None => self.reader.next().transpose(),
+        match (self.next.take(), self.damage.take()) {
+            (Some(frame), _) => Ok(Some(frame)),
+            (None, Some(error)) => Err(error),
+            (None, None) => self.reader.next().transpose(),
         }
     }
 }
@@ -493,10 +496,11 @@ impl<R: Read, W: Write> PacketIo for PcapIo<R, W> {
             let read = match self.next_frame() {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
-                // What came before a damaged record is delivered first; the reader then says the end.
+                Err(error) if batch.is_empty() => return Err(error.into()),
+                // What came before the damaged record is delivered first.
                 Err(error) => {
-                    batch.clear();
-                    return Err(error.into());
+                    self.damage = Some(error);
+                    break;
                 }
             };
             if batch.at().is_some_and(|at| at != read.at) {
@@ -710,6 +714,18 @@ mod tests {
         assert_eq!(batch.at(), Some(Instant::from_nanos(1)));
         assert_eq!(io.recv(&mut batch, None).unwrap(), Received::Frames(1));
         assert_eq!(batch.at(), Some(Instant::from_nanos(2)));
+        assert_eq!(io.recv(&mut batch, None).unwrap(), Received::End);
+    }
+
+    #[test]
+    fn packets_in_front_of_a_damaged_record_are_delivered() {
+        let frames: Vec<(u64, &[u8])> = vec![(1, &PACKET), (1, &PACKET)];
+        let file = capture(LinkType::Raw, &frames);
+        let mut io = io(&file[..file.len() - 1]);
+        let mut batch = Batch::new(8, 100);
+        assert_eq!(io.recv(&mut batch, None).unwrap(), Received::Frames(1));
+        let error = io.recv(&mut batch, None).unwrap_err().to_string();
+        assert!(error.starts_with("record 2: "), "{error}");
         assert_eq!(io.recv(&mut batch, None).unwrap(), Received::End);
     }
 

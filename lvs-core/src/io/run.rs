@@ -244,9 +244,38 @@ fn fire_until(engine: &mut impl Engine, at: Instant) {
 /// What the backend cannot handle, or [`Error::TooManyErrors`].
 ///
 /// # Examples
-/// A whole daemon's loop is
-/// `run(&mut director, &mut tun, || clock.now(), || stopping.load(Relaxed))` with a
-/// [`MonotonicClock`](super::MonotonicClock).
+/// ```
+/// use lvs_core::io::{Engine, Memory, MonotonicClock, Outgoing, run};
+/// use lvs_core::wire::Packet;
+/// use lvs_core::{Instant, Verdict};
+///
+/// /// Sends every packet on to one next hop.
+/// struct Forward;
+///
+/// impl Engine for Forward {
+///     fn process_batch(&mut self, packets: &mut [Packet<'_>], now: Instant, verdicts: &mut Vec<Verdict>) {
+///         verdicts.extend(packets.iter_mut().map(|packet| self.process(packet, now)));
+///     }
+///     fn process(&mut self, _: &mut Packet<'_>, _: Instant) -> Verdict {
+///         Verdict::Transmit { next_hop: [192, 0, 2, 1].into() }
+///     }
+///     fn poll_transmit(&mut self) -> Option<Outgoing> {
+///         None
+///     }
+///     fn poll_timeout(&self) -> Option<Instant> {
+///         None
+///     }
+///     fn handle_timeout(&mut self, _: Instant) {}
+/// }
+///
+/// let mut io = Memory::new();
+/// io.push(&[0x45, 0, 0, 20]);
+/// io.close();
+/// let clock = MonotonicClock::new();
+/// let counters = run(&mut Forward, &mut io, || clock.now(), || false)?;
+/// assert_eq!(counters.sent, 1);
+/// # Ok::<(), lvs_core::io::Error>(())
+/// ```
 pub fn run(
     engine: &mut impl Engine,
     io: &mut (impl PacketIo + ?Sized),
@@ -265,6 +294,7 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use core::cell::Cell;
+    use crate::wire::Meta;
     use core::net::IpAddr;
     use std::collections::VecDeque;
 

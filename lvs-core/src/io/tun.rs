@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::virtio::{VIRTIO_HEADER, VirtioHeader};
-use super::{Batch, Capabilities, Counters, Error, Frame, PacketIo, Received, offload};
 use crate::wire::checksum::finish_checksum;
+use super::{Batch, Capabilities, Counters, Error, Frame, PacketIo, Received, offload};
 use crate::Verdict;
 use crate::wire::ChecksumState;
 
