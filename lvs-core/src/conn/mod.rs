@@ -24,6 +24,7 @@ mod entry;
 mod filter;
 mod index;
 mod memory;
+mod sctp;
 mod snapshot;
 mod state;
 mod store;
@@ -32,6 +33,7 @@ mod timeout;
 
 pub use entry::{Hot, NO_COLD};
 pub use filter::Filter;
+pub use sctp::sctp_next;
 pub use snapshot::{SnapshotError, SnapshotRecords, parse_snapshot};
 pub use state::{Row, State, tcp_next};
 pub use table::{Capacity, ConnId, ConnTable, Ended, InsertError, Lookup};
