@@ -9,7 +9,7 @@
 //! is counted in `overflow` of every bucket it passed, so that a search stops at the first bucket nobody
 //! passed, and a removal takes exactly its own counts back.
 
-use super::memory::Region;
+use super::memory::{Region, equal_bytes};
 
 /// Keys that a bucket holds.
 const PLACES: usize = 12;
@@ -38,11 +38,7 @@ impl Bucket {
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
         // All sixteen bytes are compared because that is one vector instruction.
-        let mut bits = 0;
-        for (place, &byte) in self.head.iter().enumerate() {
-            bits |= u32::from(byte == tag) << place;
-        }
-        bits & PLACE_BITS
+        equal_bytes(self.head, tag) & PLACE_BITS
     }
 
     #[inline]

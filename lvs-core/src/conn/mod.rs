@@ -24,6 +24,8 @@ mod entry;
 mod filter;
 mod index;
 mod memory;
+mod sctp;
+mod snapshot;
 mod state;
 mod store;
 mod table;
@@ -31,6 +33,8 @@ mod timeout;
 
 pub use entry::{Hot, NO_COLD};
 pub use filter::Filter;
+pub use sctp::sctp_next;
+pub use snapshot::{SnapshotError, SnapshotRecords, parse_snapshot};
 pub use state::{Row, State, tcp_next};
 pub use table::{Capacity, ConnId, ConnTable, Ended, InsertError, Lookup};
 pub use timeout::Timeouts;

@@ -1,6 +1,6 @@
 //! The protocol state machines: which state a packet leads to.
 //!
-//! The tables are the kernel's (`ip_vs_proto_tcp.c`), one row per direction and event, one column per state.
+//! Here is TCP. The tables are the kernel's (`ip_vs_proto_tcp.c`), one row per direction and event, one column per state.
 
 use core::fmt;
 
@@ -38,11 +38,39 @@ pub enum State {
     Udp = 16,
     /// A persistence template one of whose connections was established.
     Assured = 17,
+    /// SCTP: nothing seen yet.
+    SctpNone = 32,
+    /// SCTP: the client's INIT was seen.
+    SctpInit1 = 33,
+    /// SCTP: INIT was seen again.
+    SctpInit = 34,
+    /// SCTP: the server's INIT ACK was seen.
+    SctpCookieSent = 35,
+    /// SCTP: the client echoed the cookie.
+    SctpCookieReplied = 36,
+    /// SCTP: the server's INIT was seen.
+    SctpCookieWait = 37,
+    /// SCTP: the client's INIT ACK was seen.
+    SctpCookie = 38,
+    /// SCTP: the server echoed the cookie.
+    SctpCookieEchoed = 39,
+    /// SCTP: both sides talk.
+    SctpEstablished = 40,
+    /// SCTP: the server's SHUTDOWN was seen.
+    SctpShutdownSent = 41,
+    /// SCTP: the client's SHUTDOWN was seen.
+    SctpShutdownReceived = 42,
+    /// SCTP: the server's SHUTDOWN ACK was seen.
+    SctpShutdownAckSent = 43,
+    /// SCTP: the association was refused.
+    SctpRejected = 44,
+    /// SCTP: over.
+    SctpClosed = 45,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 27] = [
         Self::None,
         Self::Established,
         Self::SynSent,
@@ -56,6 +84,20 @@ impl State {
         Self::SynAck,
         Self::Udp,
         Self::Assured,
+        Self::SctpNone,
+        Self::SctpInit1,
+        Self::SctpInit,
+        Self::SctpCookieSent,
+        Self::SctpCookieReplied,
+        Self::SctpCookieWait,
+        Self::SctpCookie,
+        Self::SctpCookieEchoed,
+        Self::SctpEstablished,
+        Self::SctpShutdownSent,
+        Self::SctpShutdownReceived,
+        Self::SctpShutdownAckSent,
+        Self::SctpRejected,
+        Self::SctpClosed,
     ];
 
     /// The state of a number.
@@ -66,8 +108,8 @@ impl State {
     /// The kernel's name, as `ipvsadm -Lc` prints it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::None => "NONE",
-            Self::Established => "ESTABLISHED",
+            Self::None | Self::SctpNone => "NONE",
+            Self::Established | Self::SctpEstablished => "ESTABLISHED",
             Self::SynSent => "SYN_SENT",
             Self::SynRecv => "SYN_RECV",
             Self::FinWait => "FIN_WAIT",
@@ -79,14 +121,35 @@ impl State {
             Self::SynAck => "SYNACK",
             Self::Udp => "UDP",
             Self::Assured => "ASSURED",
+            Self::SctpInit1 => "INIT1",
+            Self::SctpInit => "INIT",
+            Self::SctpCookieSent => "C-SENT",
+            Self::SctpCookieReplied => "C-REPLIED",
+            Self::SctpCookieWait => "C-WAIT",
+            Self::SctpCookie => "COOKIE",
+            Self::SctpCookieEchoed => "C-ECHOED",
+            Self::SctpShutdownSent => "S-SENT",
+            Self::SctpShutdownReceived => "S-RECEIVED",
+            Self::SctpShutdownAckSent => "S-ACK-SENT",
+            Self::SctpRejected => "REJECTED",
+            Self::SctpClosed => "CLOSED",
         }
     }
 
-    /// Whether a connection in this state counts as active at its server (`tcp_state_active_table`). UDP flows
-    /// and templates never do.
+    /// Whether a connection in this state counts as active at its server (`tcp_state_active_table`; of
+    /// SCTP the established state alone). UDP flows and templates never do.
     #[inline]
     pub const fn is_active(self) -> bool {
-        matches!(self, Self::Established | Self::SynSent | Self::SynRecv | Self::SynAck)
+        matches!(
+            self,
+            Self::Established | Self::SynSent | Self::SynRecv | Self::SynAck | Self::SctpEstablished
+        )
+    }
+
+    /// Whether this is a handshake that nobody has finished: what a flood fills a table with.
+    #[inline]
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::SynRecv | Self::SynAck | Self::SctpInit1 | Self::SctpInit)
     }
 }
 
@@ -358,9 +421,10 @@ mod tests {
     }
 
     #[test]
-    fn four_states_are_active() {
+    fn active_states() {
         let active: Vec<_> = State::ALL.into_iter().filter(|state| state.is_active()).collect();
-        assert_eq!(active, [State::Established, State::SynSent, State::SynRecv, State::SynAck]);
+        let tcp = [State::Established, State::SynSent, State::SynRecv, State::SynAck];
+        assert_eq!(active, [&tcp[..], &[State::SctpEstablished]].concat());
     }
 
     #[test]

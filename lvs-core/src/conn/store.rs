@@ -438,7 +438,7 @@ impl Worth {
             };
         }
         match hot.state {
-            State::SynRecv | State::SynAck => Some(Self::HalfOpen),
+            state if state.is_half_open() => Some(Self::HalfOpen),
             State::Udp if hot.packets <= 1 => Some(Self::OneDatagram),
             _ if hot.flags.contains(ConnFlags::INACTIVE) => Some(Self::Inactive),
             _ => None,

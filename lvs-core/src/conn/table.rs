@@ -340,8 +340,8 @@ impl ConnTable {
     /// Makes room in a full table: takes out the connection that is cheapest to lose among the next 256 slots
     /// behind the one where the last eviction stopped.
     ///
-    /// The first of these that is met ends the search: an expired connection; a half-open one (`SynRecv`,
-    /// `SynAck`); a template without connections that is not `Assured`. If there is none in the window, the
+    /// The first of these that is met ends the search: an expired connection; a half-open one
+    /// ([`State::is_half_open`](super::State::is_half_open)); a template without connections that is not `Assured`. If there is none in the window, the
     /// first UDP flow of one packet, else the first inactive connection, else the first `Assured` template
     /// without connections is taken. Active connections and templates with connections are never taken.
     ///

@@ -79,14 +79,15 @@ const fn position(state: State) -> usize {
     match state {
         State::Udp => 11,
         State::Assured => 12,
+        other if other as u8 >= State::SctpNone as u8 => 13 + (other as u8 - State::SctpNone as u8) as usize,
         tcp => tcp as usize,
     }
 }
 
 const fn kernel(state: State) -> Duration {
     match state {
-        State::None => Duration::from_secs(2),
-        State::Established => Duration::from_secs(900),
+        State::None | State::SctpNone => Duration::from_secs(2),
+        State::Established | State::SctpEstablished => Duration::from_secs(900),
         State::SynSent | State::FinWait | State::TimeWait | State::Listen | State::SynAck => {
             Duration::from_secs(120)
         }
@@ -95,6 +96,17 @@ const fn kernel(state: State) -> Duration {
         State::LastAck => Duration::from_secs(30),
         State::Udp => Duration::from_secs(300),
         State::Assured => Timeouts::PERSISTENCE,
+        State::SctpInit1 | State::SctpRejected => Duration::from_secs(4),
+        State::SctpInit
+        | State::SctpCookieSent
+        | State::SctpCookieReplied
+        | State::SctpCookieWait
+        | State::SctpCookie
+        | State::SctpCookieEchoed
+        | State::SctpShutdownSent
+        | State::SctpShutdownReceived
+        | State::SctpShutdownAckSent
+        | State::SctpClosed => Duration::from_secs(61),
     }
 }
 
@@ -106,7 +118,8 @@ mod tests {
     fn defaults_are_the_kernels() {
         let timeouts = Timeouts::default();
         let seconds = State::ALL.map(|state| timeouts.of(state).as_secs());
-        assert_eq!(seconds, [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300, 360]);
+        assert_eq!(seconds[..13], [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300, 360]);
+        assert_eq!(seconds[13..], [2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61, 4, 61]);
     }
 
     #[test]

@@ -216,7 +216,9 @@ fn a_longer_life_is_found_by_the_sweep_later() {
 #[test]
 fn a_budget_bounds_the_sweep_and_it_goes_on_later() {
     let mut table = ConnTable::new(CAPACITY, 1);
-    (0..640).for_each(|port| drop(table.insert(&nat(port), at(0)).unwrap()));
+    for port in 0..640 {
+        table.insert(&nat(port), at(0)).unwrap();
+    }
     let mut ended = 0;
     for _ in 0..10 {
         let mut budget = 1;
@@ -381,6 +383,25 @@ fn hash_depends_on_the_seed() {
     let hash = |seed| ConnTable::new(Capacity { ipv4: 1, ipv6: 1 }, seed).hash(&tuple);
     assert_eq!(hash(1), hash(1));
     assert_ne!(hash(1), hash(2));
+}
+
+#[test]
+fn tuples_that_meet_under_one_seed_part_under_another() {
+    let table = |seed| ConnTable::new(Capacity { ipv4: 1, ipv6: 1 }, seed);
+    let (known, secret) = (table(1), table(0xdead_beef));
+    let mut heaps = [[0_u32; 256]; 2];
+    for port in 0..=u16::MAX {
+        for (heap, conn) in heaps.iter_mut().zip([nat(port), nat6(port)]) {
+            let tuple = from_client(&conn);
+            if known.hash(&tuple) >> 56 == 0 {
+                heap[(secret.hash(&tuple) >> 56) as usize] += 1;
+            }
+        }
+    }
+    for heap in heaps {
+        assert!((150..400).contains(&heap.iter().sum::<u32>()), "about one of 256 meets");
+        assert!(heap.iter().max() <= Some(&12), "{heap:?}");
+    }
 }
 
 /// One step of a random history.
