@@ -59,7 +59,8 @@ pub fn data_dir() -> PathBuf {
 /// # Panics
 /// When the data is not there or damaged.
 pub fn packet_cases() -> Vec<PacketCase> {
-    let text = std::fs::read_to_string(data_dir().join("packets.jsonl")).expect("the recordings are in the repository");
+    let text = std::fs::read_to_string(data_dir().join("packets.jsonl"))
+        .expect("the recordings are in the repository");
     text.lines().map(|line| serde_json::from_str(line).expect("every line is a case")).collect()
 }
 
@@ -173,7 +174,8 @@ pub fn same_way(next_hop: IpAddr, recorded: &PacketOut) -> bool {
         Some("0e") if recorded.at == "rs" => "14",
         _ => return recorded.at == "client" && !is_server(next_hop),
     };
-    next_hop.to_string() == format!("10.0.2.{server}") || next_hop.to_string() == format!("2001:db8:2::{server}")
+    next_hop.to_string() == format!("10.0.2.{server}")
+        || next_hop.to_string() == format!("2001:db8:2::{server}")
 }
 
 fn is_server(addr: IpAddr) -> bool {

@@ -3,14 +3,16 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use lvs_sched::{Endpoint, Instant, Protocol, Weight};
+use lvs_sched::{Endpoint, Instant, Protocol, ServerId, Weight};
 
 use super::Director;
-use crate::conn::{ConnId, Filter};
+use crate::conn::{ConnFlags, ConnId, Connection, Filter, Method, SnapshotError, parse_snapshot};
 use crate::environment::Environment;
+use crate::rewrite::Deltas;
 use crate::service::{
     Command, Family, ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, VirtualService,
 };
+use crate::wire::Tuple;
 
 /// A command that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +172,48 @@ impl Director {
             self.end(id);
         }
         doomed.len()
+    }
+
+    /// Every connection with its remaining lifetime, as bytes that [`restore`](Self::restore) reads.
+    pub fn snapshot(&self, now: Instant) -> Vec<u8> {
+        self.conns.snapshot_with(now, |id| self.pool.server(id).map(|record| record.config.endpoint.addr))
+    }
+
+    /// Takes connections from a snapshot whose service and server are configured here. Returns how many.
+    ///
+    /// Connections that are already there, whose server is reached in another way now, or for which there is no
+    /// room, are left out.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when the bytes are no snapshot; nothing has changed then.
+    pub fn restore(&mut self, snapshot: &[u8], now: Instant) -> Result<usize, SnapshotError> {
+        let mut restored = 0;
+        for mut conn in parse_snapshot(snapshot, now)? {
+            let tuple = Tuple { protocol: conn.protocol, src: conn.client, dst: conn.service };
+            let Some(service) = self.pool.find(&tuple, conn.mark) else { continue };
+            let Some(id) = self.server_for(service, &conn) else { continue };
+            conn.server_id = id;
+            let is_fullnat = conn.method == Method::FullNat;
+            if is_fullnat && !self.local_ports.reserve(conn.local, conn.server, conn.protocol) {
+                continue;
+            }
+            let deltas = Deltas::of(&conn);
+            if self.insert(&conn, deltas, now).is_ok() {
+                restored += 1;
+            } else if is_fullnat {
+                self.local_ports.free(conn.local, conn.server, conn.protocol);
+            }
+        }
+        Ok(restored)
+    }
+
+    /// The live server that a connection belongs to; one configured without a port takes any.
+    fn server_for(&self, service: usize, conn: &Connection) -> Option<ServerId> {
+        let any_port = Endpoint::new(conn.server.addr, 0);
+        let id =
+            self.pool.server_at(service, conn.server).or_else(|| self.pool.server_at(service, any_port))?;
+        let same_way = Method::from(self.pool.server(id)?.config.method) == conn.method;
+        (same_way && !conn.flags.contains(ConnFlags::TEMPLATE)).then_some(id)
     }
 
     fn shadow(&self) -> Shadow<'_> {

@@ -138,8 +138,7 @@ impl Director {
     /// goes without the option.
     fn tell_client(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite) {
         let Transport::Tcp { sport, flags, .. } = job.parsed.transport else { return };
-        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {
-        }
+        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {}
         let client = lvs_sched::Endpoint::new(job.parsed.src, sport);
         // A refusal is no error: the option is a courtesy that needs room.
         let _ = (client, rewrite);

@@ -485,9 +485,7 @@ impl Director {
             return Err(DropReason::NoLocalAddress);
         }
         let spread = self.conns.hash(tuple);
-        self.local_ports
-            .allocate(pool, rip, tuple.protocol, spread)
-            .ok_or(DropReason::LocalPortsExhausted)
+        self.local_ports.allocate(pool, rip, tuple.protocol, spread).ok_or(DropReason::LocalPortsExhausted)
     }
 
     fn free_local(&mut self, conn: &Connection) {

@@ -16,8 +16,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
 use super::link::without_padding;
-use crate::wire::checksum::finish_checksum;
 use super::{Batch, Capabilities, Counters, Error, LinkHeader, MAX_PACKET, PacketIo, Received};
+use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta};
 use crate::{Instant, Verdict};
 

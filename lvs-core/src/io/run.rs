@@ -293,8 +293,8 @@ pub fn run(
 
 #[cfg(test)]
 mod tests {
-    use core::cell::Cell;
     use crate::wire::Meta;
+    use core::cell::Cell;
     use core::net::IpAddr;
     use std::collections::VecDeque;
 

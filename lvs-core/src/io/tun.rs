@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::virtio::{VIRTIO_HEADER, VirtioHeader};
-use crate::wire::checksum::finish_checksum;
 use super::{Batch, Capabilities, Counters, Error, Frame, PacketIo, Received, offload};
 use crate::Verdict;
 use crate::wire::ChecksumState;
+use crate::wire::checksum::finish_checksum;
 
 /// How to open a TUN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
