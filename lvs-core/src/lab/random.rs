@@ -26,7 +26,7 @@ impl Random {
             clippy::cast_possible_truncation,
             reason = "the upper half of a 128 bit product fits 64 bits"
         )]
-        let number = (u128::from(self.next()) * u128::from(bound) >> 64) as u64;
+        let number = ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64;
         number
     }
 
