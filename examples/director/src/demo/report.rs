@@ -113,7 +113,6 @@ fn line(text: &mut String, content: core::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{content}");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a demo are far below 2^53")]
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }

@@ -265,7 +265,7 @@ impl Scene {
 
     /// The next exchange's body, drawn from the seed.
     fn body(&self, long: bool) -> u64 {
-        if long || self.asked % LONG_EVERY == 0 {
+        if long || self.asked.is_multiple_of(LONG_EVERY) {
             return LONG_BODY;
         }
         let mixed = (self.plan.seed ^ u64::from(self.asked)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
