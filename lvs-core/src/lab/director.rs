@@ -225,12 +225,14 @@ mod tests {
             loss: 0.02,
             duplicate: 0.02,
             reorder: 0.02,
-            corrupt: 0.005,
             ..LinkConfig::default()
         };
         for (method, seed) in METHODS.iter().flat_map(|method| (0..3).map(|seed| (*method, seed))) {
             let nets = FAMILIES[0];
             let (mut lab, _, client) = scene(seed, method, nets, nets.inside, link);
+            // On one cable only: two flips on a packet's way may cancel out in TCP's checksum.
+            let cable = lab.links_of(client)[0];
+            lab.set_link(cable, LinkConfig { corrupt: 0.02, ..link });
             fetch(&mut lab, client, nets.vip(), 20);
             for exchange in lab.node(client).exchanges() {
                 assert_eq!(exchange.outcome, Ok(()), "{method:?} seed {seed}: {exchange:?}");
