@@ -77,7 +77,9 @@ mod tests {
 
     use super::*;
     use crate::lab::{Failure, Host, Lab, LinkConfig, NodeId, Request, Router};
-    use crate::service::{Command, ForwardingMethod, RealServer, ServiceKey, Tunnel, VirtualService};
+    use crate::service::{
+        Command, ForwardingMethod, RealServer, ServiceKey, Tunnel, TunnelChecksum, VirtualService,
+    };
     use crate::{Endpoint, Environment, Protocol, SchedulerKind, Weight};
 
     const LIMIT: Instant = Instant::from_secs(600);
@@ -192,11 +194,13 @@ mod tests {
         assert_eq!(lab.node(director).director.connection_count(), 0, "{what}");
     }
 
-    const METHODS: [ForwardingMethod; 4] = [
+    const METHODS: [ForwardingMethod; 6] = [
         ForwardingMethod::Masquerade,
         ForwardingMethod::DirectRoute,
         ForwardingMethod::FullNat,
         ForwardingMethod::Tunnel(Tunnel::Ipip),
+        ForwardingMethod::Tunnel(Tunnel::Gue { port: 6080, checksum: TunnelChecksum::None }),
+        ForwardingMethod::Tunnel(Tunnel::Gre { checksum: TunnelChecksum::Full }),
     ];
 
     #[test]
