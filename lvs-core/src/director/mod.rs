@@ -548,12 +548,19 @@ impl Director {
                 let rip = self.rip_of(conn);
                 Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
             }
-            ForwardingMethod::Tunnel(_) => {
+            ForwardingMethod::Tunnel(tunnel) => {
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
                 let outer =
-                    Outer { src, dst: rip, copy_df: self.config.sysctl.pmtu_disc, id: self.take_id() };
+                    Outer {
+                    src,
+                    dst: rip,
+                    tunnel,
+                    source_port: gue_source_port(conn),
+                    copy_df: self.config.sysctl.pmtu_disc,
+                    id: self.take_id(),
+                };
                 Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
             }
             ForwardingMethod::Bypass => {
@@ -620,6 +627,16 @@ enum Stale {
 
 /// Active FTP data comes from here; it never opens a connection (`ip_vs_schedule`).
 const FTP_DATA: u16 = 20;
+
+/// The UDP source port of a GUE tunnel: the same for all packets of a flow, in the dynamic range (RFC 6335).
+fn gue_source_port(conn: &Connection) -> u16 {
+    let addr = match conn.client.addr {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => v6.segments().iter().fold(0u32, |hash, word| hash.rotate_left(5) ^ u32::from(*word)),
+    };
+    let hash = (addr ^ u32::from(conn.client.port) << 16 ^ u32::from(conn.service.port)).wrapping_mul(0x9e37_79b1);
+    0xc000 | (hash >> 18) as u16
+}
 
 /// Asks a scheduler; the one place that does, for live packets and for `explain`.
 fn choose(

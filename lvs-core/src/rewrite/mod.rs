@@ -75,7 +75,7 @@ impl Rewrite {
 
     /// Bytes that are put in front of the packet.
     pub fn overhead(&self) -> u16 {
-        self.outer.map_or(0, |outer| outer.len())
+        self.outer.map_or(0, |outer| outer.overhead())
     }
 
     /// Changes the packet: TTL, addresses, ports, checksums, then the outer header.
