@@ -2,7 +2,6 @@
 //!
 //! Both hold two keys per connection and are asked in bursts of 32 tuples in random order; an answer counts as
 //! found only after the entry's expiry was read. `fill` is what making the tuples costs.
-#![expect(missing_docs, reason = "criterion's macros make functions without documentation")]
 
 use core::net::IpAddr;
 use std::collections::HashMap;

@@ -1,5 +1,4 @@
 //! One look at a packet: `wire::parse`.
-#![expect(missing_docs, reason = "criterion's macros make functions without documentation")]
 
 use std::hint::black_box;
 

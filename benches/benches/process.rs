@@ -1,6 +1,5 @@
 //! Whole packets through a director: known connections by forwarding method, one by one and in batches of 32,
 //! and new flows. `fill` is what making the packets costs; it is part of every line.
-#![expect(missing_docs, reason = "criterion's macros make functions without documentation")]
 
 use std::cell::RefCell;
 use std::hint::black_box;

@@ -1,5 +1,4 @@
 //! Changing packets: `Rewrite::apply` alone. `fill` is what making the packets costs; it is part of every line.
-#![expect(missing_docs, reason = "criterion's macros make functions without documentation")]
 
 use std::hint::black_box;
 

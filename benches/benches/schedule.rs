@@ -1,5 +1,4 @@
 //! Choosing one of 100 servers, and filling a Maglev table.
-#![expect(missing_docs, reason = "criterion's macros make functions without documentation")]
 
 use std::hint::black_box;
 
