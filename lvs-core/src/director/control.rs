@@ -43,7 +43,9 @@ pub enum ConfigError {
     #[error("real server {0} needs local addresses of its family on the service: add --laddr ADDRESS to -A")]
     NoLocalAddresses(Endpoint),
     /// GUE needs a UDP port.
-    #[error("real server {0} needs a port for its GUE tunnel: add --tun-port PORT (6080 is the registered one)")]
+    #[error(
+        "real server {0} needs a port for its GUE tunnel: add --tun-port PORT (6080 is the registered one)"
+    )]
     NoTunnelPort(Endpoint),
     /// The lower threshold is above the upper one.
     #[error("lower threshold {lower} of {server} is above the upper threshold {upper}")]

@@ -148,7 +148,7 @@ impl Director {
     /// Takes one packet through the director. The verdict speaks of the buffer, changed in place.
     pub fn process(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
         let prepared = self.prepare(packet);
-        self.decide(packet, prepared, now)
+        self.decide(packet, &prepared, now)
     }
 
     /// Takes packets through the director stage by stage, in order; `verdicts` gets one for each.
@@ -167,7 +167,7 @@ impl Director {
             for (tuple, hash) in prepared.iter().flatten().filter_map(|first| first.key.as_ref()) {
                 self.conns.prefetch_entry(tuple, *hash);
             }
-            for (packet, first) in chunk.iter_mut().zip(prepared.into_iter().flatten()) {
+            for (packet, first) in chunk.iter_mut().zip(prepared.iter().flatten()) {
                 verdicts.push(self.decide(packet, first, now));
             }
         }
@@ -187,14 +187,14 @@ impl Director {
     }
 
     /// Everything after stage 1; counts the verdict.
-    fn decide(&mut self, packet: &mut Packet<'_>, prepared: Prepared, now: Instant) -> Verdict {
-        let verdict = match prepared.parsed {
+    fn decide(&mut self, packet: &mut Packet<'_>, prepared: &Prepared, now: Instant) -> Verdict {
+        let verdict = match &prepared.parsed {
             Err(error) => Verdict::Drop(error.drop_reason()),
             Ok(parsed) if is_martian(parsed.src) => Verdict::Drop(DropReason::Martian),
-            Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, &parsed, now),
+            Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, parsed, now),
             Ok(parsed) => {
-                let mut job = Job { packet, parsed: &parsed, pieces: None, now };
-                self.whole(&mut job, prepared.key)
+                let mut job = Job { packet, parsed, pieces: None, now };
+                self.whole(&mut job, prepared.key.as_ref())
             }
         };
         self.counters.count(verdict);
@@ -203,13 +203,13 @@ impl Director {
     }
 
     /// Stage 2: a whole packet finds its connection, or opens one.
-    fn whole(&mut self, job: &mut Job<'_, '_>, key: Option<(Tuple, u64)>) -> Verdict {
+    fn whole(&mut self, job: &mut Job<'_, '_>, key: Option<&(Tuple, u64)>) -> Verdict {
         if let Transport::Icmp(icmp) = job.parsed.transport {
             return self.icmp(job, icmp);
         }
-        let Some((tuple, hash)) = key else { return self.host(job) };
-        self.trace.note(|| Step::Flow(tuple));
-        match self.conns.lookup_hashed(&tuple, hash, job.now) {
+        let Some(&(ref tuple, hash)) = key else { return self.host(job) };
+        self.trace.note(|| Step::Flow(*tuple));
+        match self.conns.lookup_hashed(tuple, hash, job.now) {
             Lookup::Hit(id, direction) => {
                 if let Some(verdict) = self.forward(job, id, direction) {
                     return verdict;
@@ -222,7 +222,7 @@ impl Director {
             }
             Lookup::Miss => self.trace.note(|| Step::Miss),
         }
-        self.open(job, tuple)
+        self.open(job, *tuple)
     }
 
     /// Stage 3, hit: advance the state machine and deliver. `None` when the connection ended instead and the
@@ -528,6 +528,7 @@ impl Director {
 
     /// What is done to the packets of one direction: the connection's translation joined with the server's
     /// outer header, next hop and MTU.
+    #[inline]
     fn rewrite_of(
         &mut self,
         conn: &Connection,
@@ -552,8 +553,7 @@ impl Director {
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
-                let outer =
-                    Outer {
+                let outer = Outer {
                     src,
                     dst: rip,
                     tunnel,
@@ -632,9 +632,12 @@ const FTP_DATA: u16 = 20;
 fn gue_source_port(conn: &Connection) -> u16 {
     let addr = match conn.client.addr {
         IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => v6.segments().iter().fold(0u32, |hash, word| hash.rotate_left(5) ^ u32::from(*word)),
+        IpAddr::V6(v6) => {
+            v6.segments().iter().fold(0u32, |hash, word| hash.rotate_left(5) ^ u32::from(*word))
+        }
     };
-    let hash = (addr ^ u32::from(conn.client.port) << 16 ^ u32::from(conn.service.port)).wrapping_mul(0x9e37_79b1);
+    let hash =
+        (addr ^ u32::from(conn.client.port) << 16 ^ u32::from(conn.service.port)).wrapping_mul(0x9e37_79b1);
     0xc000 | (hash >> 18) as u16
 }
 

@@ -75,7 +75,8 @@ impl Outer {
                 finish_checksum(packet.bytes_mut(), start.saturating_add(overhead), offset);
                 packet.meta.checksum = ChecksumState::Complete;
             } else {
-                packet.meta.checksum = ChecksumState::Partial { start: start.saturating_add(overhead), offset };
+                packet.meta.checksum =
+                    ChecksumState::Partial { start: start.saturating_add(overhead), offset };
             }
         }
         if let Some(gso) = &mut packet.meta.gso {
@@ -102,7 +103,9 @@ impl Outer {
     const fn has_checksum(&self) -> bool {
         match self.tunnel {
             Tunnel::Ipip => false,
-            Tunnel::Gue { checksum, .. } | Tunnel::Gre { checksum } => !matches!(checksum, TunnelChecksum::None),
+            Tunnel::Gue { checksum, .. } | Tunnel::Gre { checksum } => {
+                !matches!(checksum, TunnelChecksum::None)
+            }
         }
     }
 
