@@ -42,7 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if let Some(pool) = args.fullnat_pool {
         rules_file::add_local_addresses(&mut commands, pool);
     }
-    let mut director = Director::new(Config { sysctl: rules_file::sysctl(&args.sysctl)?, ..Config::default() });
+    let mut director =
+        Director::new(Config { sysctl: rules_file::sysctl(&args.sysctl)?, ..Config::default() });
     director.apply(&commands, Instant::ZERO).map_err(|error| format!("{}: {error}", args.rules.display()))?;
     let tuple = Tuple { protocol: args.protocol, src: args.client, dst: args.service };
     print(&director.explain(tuple, args.mark, Instant::ZERO).to_string());

@@ -2,6 +2,7 @@
 //!
 //! It joins the engine with files, devices and the terminal. Whatever decides about a packet is in lvs-core.
 
+mod demo;
 mod explain;
 mod replay;
 mod rules_file;
@@ -20,6 +21,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Demo(demo::Args),
     Replay(replay::Args),
     Explain(explain::Args),
 }
@@ -27,6 +29,7 @@ enum Verb {
 #[expect(clippy::print_stderr, reason = "errors belong to the terminal")]
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
+        Verb::Demo(args) => demo::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Explain(args) => explain::run(&args),
     };

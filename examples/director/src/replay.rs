@@ -107,7 +107,11 @@ fn director(args: &Args) -> Result<Director, Box<dyn Error>> {
         rules_file::add_local_addresses(&mut commands, pool);
     }
     let mut director = Director::new(Config {
-        environment: Environment { addresses: args.addresses.clone(), mtu: args.mtu, ..Environment::default() },
+        environment: Environment {
+            addresses: args.addresses.clone(),
+            mtu: args.mtu,
+            ..Environment::default()
+        },
         sysctl: rules_file::sysctl(&args.sysctl)?,
         // There is no host behind a capture, and what a flood would be limited to is not of interest here.
         pass: PassPolicy::Answer,
@@ -163,7 +167,9 @@ fn feed(director: &mut Director, n: u64, frame: &CaptureFrame) -> (Line, Vec<(Li
                 line.server = Some(connection.server.to_string());
             }
             Step::Reopened { .. } => line.server = None,
-            Step::Service(key) => line.service = Some(key.endpoint().map_or(key.to_string(), |e| e.to_string())),
+            Step::Service(key) => {
+                line.service = Some(key.endpoint().map_or(key.to_string(), |e| e.to_string()))
+            }
             Step::Server { server, .. } => line.server = Some(server.to_string()),
             _ => {}
         }

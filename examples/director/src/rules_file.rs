@@ -26,9 +26,9 @@ pub(crate) fn add_local_addresses(commands: &mut [Command], pool: Prefix) {
     let fullnat: Vec<_> = commands
         .iter()
         .filter_map(|command| match command {
-            Command::AddServer(key, server) | Command::EditServer(key, server) => {
-                (server.method == ForwardingMethod::FullNat).then_some((*key, Family::of(&server.endpoint.addr)))
-            }
+            Command::AddServer(key, server) | Command::EditServer(key, server) => (server.method
+                == ForwardingMethod::FullNat)
+                .then_some((*key, Family::of(&server.endpoint.addr))),
             _ => None,
         })
         .collect();

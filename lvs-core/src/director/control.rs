@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use lvs_sched::{Endpoint, Instant, Protocol, ServerId, Weight};
+use lvs_sched::{Endpoint, Instant, ServerId, Weight};
 
 use super::Director;
 use crate::conn::{ConnFlags, ConnId, Connection, Filter, Method, SnapshotError, parse_snapshot};
@@ -387,12 +387,8 @@ impl Shadow<'_> {
 }
 
 fn check_service(service: &VirtualService) -> Result<(), ConfigError> {
-    match service.key {
-        ServiceKey::Mark { mark: 0, .. } => return Err(ConfigError::ZeroMark),
-        ServiceKey::Address { protocol: Protocol::Sctp, .. } => {
-            return Err(ConfigError::Unsupported("an SCTP service"));
-        }
-        _ => {}
+    if matches!(service.key, ServiceKey::Mark { mark: 0, .. }) {
+        return Err(ConfigError::ZeroMark);
     }
     if service.persistence.is_some_and(|persistence| persistence.timeout > Duration::ZERO) {
         return Err(ConfigError::Unsupported("persistence (-p)"));
