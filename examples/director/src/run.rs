@@ -20,7 +20,7 @@ use lvs_core::io::{Counters as IoCounters, MonotonicClock, PacketIo, RunCounters
 use lvs_core::ipvsadm::list::{self, ListOptions, Table};
 use lvs_core::service::{Command, Family, ForwardingMethod, ServiceKey};
 use lvs_core::{
-    Config, Director, Environment, Instant, Limits, MIN_MTU_V4, MIN_MTU_V6, PassPolicy, Prefix, Sysctl,
+    Config, Director, Environment, Instant, Limits, MIN_MTU_V4, MIN_MTU_V6, PassPolicy, Prefix,
 };
 
 use crate::routes::{Applied, Host, Needs, Plan, System};
