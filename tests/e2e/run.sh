@@ -381,7 +381,7 @@ translated() { # translated nat|fullnat
 	if [[ $mode == nat ]]; then
 		start_director nat
 		{ kill -9 "$DIRECTOR_PID" && wait "$DIRECTOR_PID"; } 2>/dev/null || true
-		ip -n "$DIRECTOR" rule | grep -q "from ${SERVER4[0]} lookup 77" || fail "the killed director left no rules"
+		[[ $(ip -n "$DIRECTOR" rule) == *"from ${SERVER4[0]} lookup 77"* ]] || fail "the killed director left no rules"
 		in_ns "$DIRECTOR" sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.all.rp_filter=1 net.ipv6.conf.all.forwarding=0
 	fi
 	start_director "$mode"
