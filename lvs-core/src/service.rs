@@ -44,6 +44,16 @@ pub enum ServiceKey {
     },
 }
 
+impl ServiceKey {
+    /// VIP and port; `None` for a service by mark.
+    pub const fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Self::Address { endpoint, .. } => Some(*endpoint),
+            Self::Mark { .. } => None,
+        }
+    }
+}
+
 /// As `ipvsadm -Ln` prints it: `TCP  10.0.0.1:80`, `SCTP 10.0.0.1:99`, `FWM  7`.
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,18 +156,6 @@ pub enum ForwardingMethod {
 }
 
 impl ForwardingMethod {
-    /// The word in the Forward column of `ipvsadm -L`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Masquerade => "Masq",
-            Self::DirectRoute => "Route",
-            Self::Tunnel(_) => "Tunnel",
-            Self::FullNat => "FullNat",
-            Self::Local => "Local",
-            Self::Bypass => "Bypass",
-        }
-    }
-
     /// Whether the server's replies come back through the director and are rewritten there.
     pub const fn sees_replies(self) -> bool {
         matches!(self, Self::Masquerade | Self::FullNat)

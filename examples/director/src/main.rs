@@ -1,16 +1,21 @@
-//! A thin director daemon over `lvs-core`.
+//! `lvs-director`: the thin director daemon over lvs-core.
+//!
+//! It joins the engine with files, devices and the terminal. Whatever decides about a packet is in lvs-core.
 
+mod demo;
+mod explain;
+mod replay;
 mod routes;
 mod rules_file;
 mod run;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Linux Virtual Server in user space: NAT, FULLNAT, direct routing and tunnels
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "lvs-director", version)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -18,16 +23,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run a director behind a TUN device: LVS/NAT, FULLNAT and LVS/TUN
+    Demo(demo::Args),
     Run(run::Args),
+    Replay(replay::Args),
+    Explain(explain::Args),
 }
 
+#[expect(clippy::print_stderr, reason = "errors belong to the terminal")]
 fn main() -> ExitCode {
-    let Verb::Run(args) = Cli::parse().verb;
-    match run::run(&args) {
+    let done = match Cli::parse().verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Replay(args) => replay::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            drop(writeln!(std::io::stderr(), "lvs-director: {error}"));
+            eprintln!("lvs-director: {error}");
             ExitCode::from(run::exit_code(&*error))
         }
     }

@@ -137,14 +137,6 @@ impl Rules {
     }
 }
 
-/// Reads a file of rules, for callers that need no line numbers afterwards.
-///
-/// # Errors
-/// As [`Rules::read`].
-pub(crate) fn load(path: &Path) -> Result<Vec<Command>, Box<dyn Error>> {
-    Ok(Rules::read(path)?.commands)
-}
-
 /// Gives the addresses of a pool to every service that has FULLNAT servers and no local addresses of its own.
 pub(crate) fn add_local_addresses(commands: &mut [Command], pool: Prefix) {
     let fullnat: BTreeSet<_> = commands

@@ -19,9 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lvs_core::io::{Counters as IoCounters, MonotonicClock, PacketIo, RunCounters, Tun, TunConfig};
 use lvs_core::ipvsadm::list::{self, ListOptions, Table};
 use lvs_core::service::{Command, Family, ForwardingMethod, ServiceKey};
-use lvs_core::{
-    Config, Director, Environment, Instant, Limits, MIN_MTU_V4, MIN_MTU_V6, PassPolicy, Prefix,
-};
+use lvs_core::{Config, Director, Environment, Instant, Limits, MIN_MTU_V4, MIN_MTU_V6, PassPolicy, Prefix};
 
 use crate::routes::{Applied, Host, Needs, Plan, System};
 use crate::rules_file::{self, Rules, RulesError};
@@ -43,7 +41,7 @@ pub(crate) struct Args {
     pub(crate) tun: String,
     /// The director's own address, once per family: source of its ICMP errors and of LVS/TUN's outer packets.
     /// It is routed to the device and must not be an address of the host
-    #[arg(long, value_name = "ADDRESS", value_parser = own_address)]
+    #[arg(long, value_name = "CIDR", value_parser = own_address)]
     pub(crate) address: Vec<IpAddr>,
     /// Local addresses for services with --fullnat servers and no --laddr; once per family
     #[arg(long, value_name = "CIDR")]
@@ -95,13 +93,11 @@ fn device_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads an address, with or without the length of its network: only the address itself is routed.
 fn own_address(text: &str) -> Result<IpAddr, String> {
-    let prefix: Prefix = text.parse().map_err(|_| "expected an address, as 10.0.0.9".to_owned())?;
-    if prefix == Prefix::host(prefix.addr()) {
-        Ok(prefix.addr())
-    } else {
-        Err(format!("expected one address, as {}: it is routed, no network is", text.replace('/', " not /")))
-    }
+    let wrong = || "expected an address, as 10.0.0.9 or 10.0.0.9/24".to_owned();
+    text.parse::<Prefix>().map_err(|_| wrong())?;
+    text.split('/').next().and_then(|address| address.parse().ok()).ok_or_else(wrong)
 }
 
 /// Runs a director until SIGTERM or SIGINT.

@@ -134,7 +134,7 @@ fn wrong_options_say_what_would_be_right() {
     for (option, value, hint) in [
         ("--tun", "../etc", "as tun0"),
         ("--tun", "sixteen-letters-", "as tun0"),
-        ("--address", "10.0.0.9/24", "expected one address"),
+        ("--address", "10.0.0.300", "as 10.0.0.9"),
         ("--fullnat-pool", "10.0.0.0/33", "10.0.0.0/8"),
         ("--rule-table", "254", "252"),
     ] {
