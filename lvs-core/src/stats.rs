@@ -55,6 +55,8 @@ pub struct Counters {
     pub expired: u64,
     /// Connections evicted from a full table.
     pub evicted: u64,
+    /// FULLNAT packets that had no room for the TCP option with the client's address.
+    pub toa_refused: u64,
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -69,6 +71,7 @@ impl Default for Counters {
             released: 0,
             expired: 0,
             evicted: 0,
+            toa_refused: 0,
             drops: [0; DropReason::ALL.len()],
         }
     }

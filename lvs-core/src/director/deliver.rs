@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+use lvs_sched::Endpoint;
+
 use super::{Director, Job, Outgoing, Step};
 use crate::answer::{self, IcmpError};
 use crate::conn::{ConnFlags, Connection, Direction, Method};
@@ -9,6 +11,7 @@ use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
 use crate::rewrite::Rewrite;
 use crate::service::Family;
+use crate::toa;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta, TcpFlags, Transport, ipv4, ipv6};
@@ -134,14 +137,22 @@ impl Director {
             && !conn.flags.contains(ConnFlags::TEMPLATE)
     }
 
-    /// FULLNAT's own step: client address as a TCP option, timestamps blanked on a SYN. Without room the packet
-    /// goes without the option.
+    /// FULLNAT's own step: timestamps blanked on a SYN, the client's address as a TCP option. `parsed` is the
+    /// packet as it came; a rewrite moves no header. Without room the packet goes without the option.
     fn tell_client(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite) {
         let Transport::Tcp { sport, flags, .. } = job.parsed.transport else { return };
-        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {}
-        let client = lvs_sched::Endpoint::new(job.parsed.src, sport);
-        // A refusal is no error: the option is a courtesy that needs room.
-        let _ = (client, rewrite);
+        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {
+            toa::blank_timestamp(job.packet, job.parsed);
+        }
+        // A device would copy the option into every segment of a large packet.
+        if job.packet.meta.gso.is_some() {
+            self.counters.toa_refused += 1;
+            return;
+        }
+        let client = Endpoint::new(job.parsed.src, sport);
+        let refused =
+            toa::insert(job.packet, job.parsed, client, toa::Ipv6Kind::default(), usize::from(rewrite.mtu));
+        self.counters.toa_refused += u64::from(refused.is_err());
     }
 
     /// A refusal on an existing connection's way: the ICMP error comes from whom the sender addressed.
