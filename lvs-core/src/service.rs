@@ -44,6 +44,16 @@ pub enum ServiceKey {
     },
 }
 
+impl ServiceKey {
+    /// VIP and port; `None` for a service by mark.
+    pub const fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Self::Address { endpoint, .. } => Some(*endpoint),
+            Self::Mark { .. } => None,
+        }
+    }
+}
+
 /// As `ipvsadm -Ln` prints it: `TCP  10.0.0.1:80`, `SCTP 10.0.0.1:99`, `FWM  7`.
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,6 +25,8 @@ pub struct Sysctl {
     pub pmtu_disc: bool,
     /// Whether any TCP packet may open a connection, not only a SYN. Default `false`.
     pub sloppy_tcp: bool,
+    /// Whether any SCTP packet may open a connection, not only an INIT. Default `false`.
+    pub sloppy_sctp: bool,
 }
 
 impl Default for Sysctl {
@@ -35,6 +37,7 @@ impl Default for Sysctl {
             nat_icmp_send: false,
             pmtu_disc: true,
             sloppy_tcp: false,
+            sloppy_sctp: false,
         }
     }
 }
@@ -63,8 +66,8 @@ pub enum SysctlError {
 
 impl Sysctl {
     /// The names that [`set`](Self::set) knows, without their `net.ipv4.vs.` prefix.
-    pub const NAMES: [&'static str; 5] =
-        ["conn_reuse_mode", "expire_nodest_conn", "nat_icmp_send", "pmtu_disc", "sloppy_tcp"];
+    pub const NAMES: [&'static str; 6] =
+        ["conn_reuse_mode", "expire_nodest_conn", "nat_icmp_send", "pmtu_disc", "sloppy_tcp", "sloppy_sctp"];
 
     /// Sets a switch by its kernel name, with or without `net.ipv4.vs.`.
     ///
@@ -90,7 +93,8 @@ impl Sysctl {
             "expire_nodest_conn" => self.expire_nodest_conn = on,
             "nat_icmp_send" => self.nat_icmp_send = on,
             "pmtu_disc" => self.pmtu_disc = on,
-            _ => self.sloppy_tcp = on,
+            "sloppy_tcp" => self.sloppy_tcp = on,
+            _ => self.sloppy_sctp = on,
         }
         Ok(())
     }

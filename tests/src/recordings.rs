@@ -137,32 +137,81 @@ pub fn feed(director: &mut Director, bytes: &[u8], now: Instant) -> Outcome {
     Outcome { verdict, out, steps }
 }
 
-/// Whether two packets are the same but for what the kernel draws at random: the identification of IPv4 headers
-/// that it made itself (with DF clear) and so their checksum, and the flow label of its own ICMPv6.
+/// Whether two packets are the same but for what a recording cannot fix:
+///
+/// - identification (and so header checksum) of IPv4 headers that the kernel made itself with DF clear, and the
+///   flow label of its own ICMPv6: drawn at random;
+/// - the UDP source port of GUE, and with it its checksum: a random hash;
+/// - checksums of GUE and GRE, and of translated ICMPv6 errors: recorded before a device finished them. Ours must
+///   be right, see [`checksums_are_right`].
 pub fn same_packet(ours: &[u8], kernels: &[u8]) -> bool {
-    if ours == kernels {
-        return true;
+    ours.len() == kernels.len() && masked(ours) == masked(kernels)
+}
+
+fn masked(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if packet.len() < 28 {
+        return packet;
     }
-    if ours.len() != kernels.len() || ours.len() < 20 {
-        return false;
-    }
-    let (mut ours, mut kernels) = (ours.to_vec(), kernels.to_vec());
-    let made_here = match kernels[0] >> 4 {
-        4 => matches!(kernels[9], 1 | 4 | 41) && kernels[6] & 0x40 == 0,
-        _ => kernels.len() >= 40 && kernels[6] == 58,
-    };
-    if !made_here {
-        return false;
-    }
-    for packet in [&mut ours, &mut kernels] {
-        if packet[0] >> 4 == 4 {
-            packet[4..6].fill(0);
-            packet[10..12].fill(0);
-        } else {
-            packet[1..4].fill(0);
+    if packet[0] >> 4 == 4 {
+        let (protocol, df) = (packet[9], packet[6] & 0x40 != 0);
+        let first = packet[6] & 0x1f == 0 && packet[7] == 0;
+        let gue = protocol == 17 && packet[22..24] == GUE_PORT;
+        if matches!(protocol, 1 | 4 | 41 | 47) || gue || !first {
+            if !df {
+                packet[4..6].fill(0);
+                packet[10..12].fill(0);
+            }
+            if first && gue {
+                packet[20..22].fill(0);
+                packet[26..28].fill(0);
+            }
+            if first && protocol == 47 && packet[20] & 0x80 != 0 {
+                packet[24..26].fill(0);
+            }
         }
+    } else if packet.len() < 52 {
+        // Neither ICMPv6 nor a tunnel.
+    } else if packet[6] == 58 {
+        packet[1..4].fill(0);
+        packet[42..44].fill(0);
+    } else if packet[6] == 17 && packet[42..44] == GUE_PORT {
+        packet[40..42].fill(0);
     }
-    ours == kernels
+    packet
+}
+
+/// 6080, the port of the recordings.
+const GUE_PORT: [u8; 2] = [0x17, 0xc0];
+
+/// Whether every checksum that the comparison leaves out is right: by full sums over the whole packet.
+pub fn checksums_are_right(packet: &[u8]) -> bool {
+    let sum = |bytes: &[u8], start: u32| {
+        let mut sum = start;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum
+    };
+    if packet[0] >> 4 == 4 {
+        let whole = packet[6] & 0x3f == 0 && packet[7] == 0;
+        let header = usize::from(packet[0] & 15) * 4;
+        let upper = &packet[header..];
+        return sum(&packet[..header], 0) == 0xffff
+            && match packet[9] {
+                1 if whole => sum(upper, 0) == 0xffff,
+                47 if whole && upper[0] & 0x80 != 0 => sum(upper, 0) == 0xffff,
+                17 if whole && upper[2..4] == GUE_PORT && upper[6..8] != [0, 0] => {
+                    sum(upper, sum(&packet[12..20], 17 + upper.len() as u32)) == 0xffff
+                }
+                _ => true,
+            };
+    }
+    let upper = &packet[40..];
+    packet[6] != 58 || sum(upper, sum(&packet[8..40], 58 + upper.len() as u32)) == 0xffff
 }
 
 /// Whether a packet went where the recording says: the named real server, or the client's side.

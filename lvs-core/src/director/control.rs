@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use lvs_sched::{Endpoint, Instant, Protocol, ServerId, Weight};
+use lvs_sched::{Endpoint, Instant, ServerId, Weight};
 
 use super::Director;
 use crate::conn::{ConnFlags, ConnId, Connection, Filter, Method, SnapshotError, parse_snapshot};
@@ -42,6 +42,11 @@ pub enum ConfigError {
     /// FULLNAT needs addresses to speak from.
     #[error("real server {0} needs local addresses of its family on the service: add --laddr ADDRESS to -A")]
     NoLocalAddresses(Endpoint),
+    /// GUE needs a UDP port.
+    #[error(
+        "real server {0} needs a port for its GUE tunnel: add --tun-port PORT (6080 is the registered one)"
+    )]
+    NoTunnelPort(Endpoint),
     /// The lower threshold is above the upper one.
     #[error("lower threshold {lower} of {server} is above the upper threshold {upper}")]
     Thresholds {
@@ -359,11 +364,8 @@ impl Shadow<'_> {
             return Err(ConfigError::Loop(server.endpoint));
         }
         match server.method {
-            ForwardingMethod::Tunnel(Tunnel::Gue { .. }) => {
-                return Err(ConfigError::Unsupported("a GUE tunnel (--tun-type gue)"));
-            }
-            ForwardingMethod::Tunnel(Tunnel::Gre { .. }) => {
-                return Err(ConfigError::Unsupported("a GRE tunnel (--tun-type gre)"));
+            ForwardingMethod::Tunnel(Tunnel::Gue { port: 0, .. }) => {
+                return Err(ConfigError::NoTunnelPort(server.endpoint));
             }
             ForwardingMethod::FullNat => {
                 let usable = |addr: &IpAddr| Family::of(addr) == family;
@@ -385,12 +387,8 @@ impl Shadow<'_> {
 }
 
 fn check_service(service: &VirtualService) -> Result<(), ConfigError> {
-    match service.key {
-        ServiceKey::Mark { mark: 0, .. } => return Err(ConfigError::ZeroMark),
-        ServiceKey::Address { protocol: Protocol::Sctp, .. } => {
-            return Err(ConfigError::Unsupported("an SCTP service"));
-        }
-        _ => {}
+    if matches!(service.key, ServiceKey::Mark { mark: 0, .. }) {
+        return Err(ConfigError::ZeroMark);
     }
     if service.persistence.is_some_and(|persistence| persistence.timeout > Duration::ZERO) {
         return Err(ConfigError::Unsupported("persistence (-p)"));

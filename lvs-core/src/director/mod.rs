@@ -27,7 +27,7 @@ mod trace;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use lvs_sched::{Endpoint, Flow, Instant, Protocol, Scheduler, Server, ServerId};
+use lvs_sched::{Endpoint, Flow, Instant, Scheduler, Server, ServerId};
 
 pub use config::{Config, FullNatOptions, Limits, PassPolicy};
 pub use control::{ApplyError, ConfigError};
@@ -45,7 +45,7 @@ use crate::rewrite::{Deltas, Outer, Rewrite};
 use crate::service::{Family, ForwardingMethod};
 use crate::stats::{Counters, Traffic};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Delta, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple};
+use crate::wire::{self, Delta, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple, sctp};
 use deliver::Refusal;
 use fragments::Pieces;
 use path_mtu::PathMtu;
@@ -232,7 +232,7 @@ impl Director {
         self.trace.note(|| Step::Hit { connection: conn, direction });
         let flags = job.parsed.tcp_flags();
         if direction == Direction::In {
-            match self.may_continue(&conn, flags) {
+            match self.may_continue(&conn, opens(job.parsed)) {
                 Ok(()) => {}
                 Err(Stale::Reopen(why)) => {
                     self.trace.note(|| Step::Reopened { why });
@@ -243,7 +243,7 @@ impl Director {
             }
         }
         self.count_packet(conn.server_id, job.parsed.len, direction);
-        let state = self.advance(id, &conn, direction, flags);
+        let state = self.advance(id, &conn, direction, job.parsed);
         self.conns.touch(id, job.now + self.timeouts.of(state));
         let rewrite = match self.rewrite_of(&conn, direction, self.deltas(id)) {
             Ok(rewrite) => rewrite,
@@ -275,7 +275,7 @@ impl Director {
         };
         self.trace.note(|| Step::Service(self.pool.service(service).config.key));
         let flags = job.parsed.tcp_flags();
-        if !self.may_open(&tuple, flags) {
+        if !self.may_open(&tuple, job.parsed) {
             self.trace.note(|| Step::MayNotOpen(flags));
             return self.host(job);
         }
@@ -292,7 +292,7 @@ impl Director {
             if index != first && !self.pool.service(service).servers[index].is_available() {
                 continue;
             }
-            let conn = match self.tentative(service, index, &tuple, mark, flags, job.now) {
+            let conn = match self.tentative(job, service, index, &tuple, mark) {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
             };
@@ -331,7 +331,7 @@ impl Director {
     }
 
     /// Whether a packet from the client may go on using its connection.
-    fn may_continue(&self, conn: &Connection, flags: TcpFlags) -> Result<(), Stale> {
+    fn may_continue(&self, conn: &Connection, opens: bool) -> Result<(), Stale> {
         let sysctl = &self.config.sysctl;
         let server = self.pool.server(conn.server_id);
         if server.is_none_or(|record| record.deleted.is_some()) {
@@ -341,14 +341,13 @@ impl Director {
                 Stale::Drop
             });
         }
-        let is_new = conn.protocol == Protocol::Tcp && flags.contains(TcpFlags::SYN);
-        if !is_new {
+        if !opens {
             return Ok(());
         }
         if sysctl.expire_nodest_conn && server.is_some_and(|record| record.config.weight.is_quiesced()) {
             return Err(Stale::Reopen("its server is quiesced and expire_nodest_conn is set"));
         }
-        let closed = matches!(conn.state, State::TimeWait | State::Close);
+        let closed = matches!(conn.state, State::TimeWait | State::Close | State::SctpClosed);
         let one_way = conn.state == State::FinWait && conn.flags.contains(ConnFlags::NO_OUTPUT);
         if sysctl.conn_reuse_mode != 0 && (closed || sysctl.conn_reuse_mode & 2 != 0 && one_way) {
             return Err(Stale::Reopen("a new SYN, and the old connection is closed"));
@@ -357,26 +356,27 @@ impl Director {
     }
 
     /// Whether a packet without a connection may open one (`ip_vs_proto_tcp.c`, `ip_vs_in_hook`).
-    fn may_open(&self, tuple: &Tuple, flags: TcpFlags) -> bool {
-        match tuple.protocol {
-            Protocol::Tcp => {
+    fn may_open(&self, tuple: &Tuple, parsed: &Parsed) -> bool {
+        let sysctl = &self.config.sysctl;
+        match parsed.transport {
+            Transport::Tcp { flags, .. } => {
                 tuple.src.port != FTP_DATA
                     && !flags.contains(TcpFlags::RST)
-                    && (flags.contains(TcpFlags::SYN) || self.config.sysctl.sloppy_tcp)
+                    && (flags.contains(TcpFlags::SYN) || sysctl.sloppy_tcp)
             }
-            Protocol::Udp | Protocol::Sctp => true,
+            Transport::Sctp { chunk, .. } => chunk == Some(sctp::INIT) || sysctl.sloppy_sctp,
+            _ => true,
         }
     }
 
     /// A connection as it would be after this packet; a local port is taken for FULLNAT, nothing else.
     fn tentative(
         &mut self,
+        job: &Job<'_, '_>,
         service: usize,
         index: usize,
         tuple: &Tuple,
         mark: u32,
-        tcp: TcpFlags,
-        now: Instant,
     ) -> Result<Connection, DropReason> {
         let record = self.pool.service(service);
         let id = record.servers[index].id;
@@ -395,10 +395,7 @@ impl Director {
         };
         let mut flags = ConnFlags::empty();
         flags.set(ConnFlags::NO_OUTPUT, !config.method.sees_replies());
-        let state = match tuple.protocol {
-            Protocol::Tcp => conn::tcp_next(State::None, Row::of(Direction::In, flags), tcp, false),
-            Protocol::Udp | Protocol::Sctp => State::Udp,
-        };
+        let state = next_state(State::None, Row::of(Direction::In, flags), job.parsed);
         flags.set(ConnFlags::INACTIVE, !state.is_active());
         Ok(Connection {
             protocol: tuple.protocol,
@@ -412,7 +409,7 @@ impl Director {
             flags,
             mark,
             packets: 1,
-            expires: now + self.timeouts.of(state),
+            expires: job.now + self.timeouts.of(state),
         })
     }
 
@@ -495,15 +492,12 @@ impl Director {
     }
 
     /// The state machine's step for one packet; keeps the server's active and inactive counts.
-    fn advance(&mut self, id: ConnId, conn: &Connection, direction: Direction, tcp: TcpFlags) -> State {
+    fn advance(&mut self, id: ConnId, conn: &Connection, direction: Direction, parsed: &Parsed) -> State {
         let mut flags = conn.flags;
         if direction == Direction::Out {
             flags.remove(ConnFlags::NO_OUTPUT);
         }
-        let state = match conn.protocol {
-            Protocol::Tcp => conn::tcp_next(conn.state, Row::of(direction, flags), tcp, false),
-            Protocol::Udp | Protocol::Sctp => State::Udp,
-        };
+        let state = next_state(conn.state, Row::of(direction, flags), parsed);
         flags.set(ConnFlags::INACTIVE, !state.is_active());
         if state != conn.state || flags != conn.flags {
             if let Some(hot) = self.conns.hot_mut(id) {
@@ -548,12 +542,18 @@ impl Director {
                 let rip = self.rip_of(conn);
                 Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
             }
-            ForwardingMethod::Tunnel(_) => {
+            ForwardingMethod::Tunnel(tunnel) => {
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
-                let outer =
-                    Outer { src, dst: rip, copy_df: self.config.sysctl.pmtu_disc, id: self.take_id() };
+                let outer = Outer {
+                    src,
+                    dst: rip,
+                    tunnel,
+                    source_port: gue_source_port(conn),
+                    copy_df: self.config.sysctl.pmtu_disc,
+                    id: self.take_id(),
+                };
                 Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
             }
             ForwardingMethod::Bypass => {
@@ -620,6 +620,38 @@ enum Stale {
 
 /// Active FTP data comes from here; it never opens a connection (`ip_vs_schedule`).
 const FTP_DATA: u16 = 20;
+
+/// The UDP source port of a GUE tunnel: the same for all packets of a flow, in the dynamic range (RFC 6335).
+fn gue_source_port(conn: &Connection) -> u16 {
+    let addr = match conn.client.addr {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => {
+            v6.segments().iter().fold(0u32, |hash, word| hash.rotate_left(5) ^ u32::from(*word))
+        }
+    };
+    let hash =
+        (addr ^ u32::from(conn.client.port) << 16 ^ u32::from(conn.service.port)).wrapping_mul(0x9e37_79b1);
+    0xc000 | (hash >> 18) as u16
+}
+
+/// Whether a packet is the first of a connection: a TCP SYN, an SCTP INIT.
+fn opens(parsed: &Parsed) -> bool {
+    match parsed.transport {
+        Transport::Tcp { flags, .. } => flags.contains(TcpFlags::SYN),
+        Transport::Sctp { chunk, .. } => chunk == Some(sctp::INIT),
+        _ => false,
+    }
+}
+
+/// The state that a packet leads to.
+fn next_state(state: State, row: Row, parsed: &Parsed) -> State {
+    match parsed.transport {
+        Transport::Tcp { flags, .. } => conn::tcp_next(state, row, flags, false),
+        Transport::Sctp { chunk: Some(first), second, .. } => conn::sctp_next(state, row, first, second),
+        Transport::Udp { .. } => State::Udp,
+        _ => state,
+    }
+}
 
 /// Asks a scheduler; the one place that does, for live packets and for `explain`.
 fn choose(

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use lvs_sched::{Flow, Instant, Server};
+use lvs_sched::{Flow, Instant, Protocol, Server};
 
 use super::trace::Trace;
 use super::{Director, Outgoing, Step, choose, scheduled};
@@ -10,7 +10,7 @@ use crate::conn::{ConnId, Connection, Filter, Lookup};
 use crate::ipvsadm::list::{self, ServerRow, ServiceRow};
 use crate::stats::{Counters, Traffic};
 use crate::verdict::Verdict;
-use crate::wire::{Packet, TcpFlags, Tuple};
+use crate::wire::{Packet, Tuple};
 
 /// The size that `ipvsadm -Ln` prints: buckets of the kernel's table, 2 to the power of its default of 12.
 const KERNEL_TABLE_SIZE: usize = 4096;
@@ -47,7 +47,7 @@ impl Director {
             && let Some(connection) = self.conns.get(id)
         {
             trace.note(|| Step::Hit { connection, direction });
-            match self.may_continue(&connection, TcpFlags::SYN) {
+            match self.may_continue(&connection, tuple.protocol != Protocol::Udp) {
                 Ok(()) => {
                     if let Some(record) = self.pool.server(connection.server_id) {
                         trace.note(|| Step::Server {

@@ -45,7 +45,7 @@ impl Director {
     /// Addressed to a VIP or to the director, which offers nothing but good manners.
     fn answer_for_host(&mut self, job: &mut Job<'_, '_>) -> Verdict {
         let parsed = job.parsed;
-        if matches!(parsed.transport, Transport::Udp { .. } | Transport::Sctp { .. }) {
+        if matches!(parsed.transport, Transport::Udp { .. }) {
             return self.refuse(job, Refusal::NoServer, Some(parsed.dst), false);
         }
         let id = self.take_id();

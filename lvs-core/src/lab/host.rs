@@ -242,7 +242,8 @@ impl Host {
         self.start_waiting(now, out);
     }
 
-    /// Dies at once: nothing more is said on any connection, and none is remembered.
+    /// Dies at once: nothing more is said on any connection, and none is remembered. Exchanges under way fail;
+    /// those that wait are forgotten.
     pub fn kill(&mut self, now: Instant) {
         self.alive = false;
         self.deadlines.clear();

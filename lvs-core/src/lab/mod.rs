@@ -64,7 +64,7 @@ use link::Wire;
 use random::Random;
 
 /// The most packets that [`Lab::record`] keeps of one link; later ones are counted, not kept.
-pub const MAX_RECORDED: usize = 1 << 20;
+pub const MAX_RECORDED: usize = 1 << 18;
 
 /// A node that wants to be called again at once is called after this time, so that time always goes on.
 const SMALLEST_STEP: Duration = Duration::from_micros(1);
@@ -225,8 +225,9 @@ impl Lab {
     /// Adds a host with one link; the network learns its [addresses](Host::addresses), not those on loopback.
     pub fn add_host(&mut self, network: NetworkId, mut host: Host, link: LinkConfig) -> NodeId<Host> {
         let addresses = host.addresses().to_vec();
-        host.seed(self.seed ^ (self.nodes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         host.limit_mtu(link.mtu);
+        // A stream of its own, apart from those of the links.
+        host.seed(Random::new(self.seed, u64::MAX - self.nodes.len() as u64).next());
         let id = self.add_node(host);
         self.attach(id, network, &addresses, link);
         id

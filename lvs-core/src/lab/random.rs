@@ -22,12 +22,8 @@ impl Random {
 
     /// A number below `bound`, 0 when that is 0.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the upper half of a 128 bit product fits 64 bits"
-        )]
-        let number = (u128::from(self.next()) * u128::from(bound) >> 64) as u64;
-        number
+        // The upper half of the product.
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// True with this probability. Draws nothing when the answer is certain.
@@ -35,7 +31,6 @@ impl Random {
         if probability <= 0.0 {
             return false;
         }
-        #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double")]
         let drawn = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
         drawn < probability
     }

@@ -75,7 +75,7 @@ impl Rewrite {
 
     /// Bytes that are put in front of the packet.
     pub fn overhead(&self) -> u16 {
-        self.outer.map_or(0, |outer| outer.len())
+        self.outer.map_or(0, |outer| outer.overhead())
     }
 
     /// Changes the packet: TTL, addresses, ports, checksums, then the outer header.
@@ -115,7 +115,7 @@ impl Rewrite {
             Transport::Tcp { .. } => (l4 + wire::tcp::CHECKSUM, false),
             Transport::Udp { .. } => (l4 + wire::udp::CHECKSUM, true),
             Transport::Sctp { .. } => {
-                self.set_ports(bytes, l4);
+                self.apply_sctp(&mut bytes[l4..parsed.len as usize]);
                 return;
             }
             Transport::Icmp(_) | Transport::LaterFragment | Transport::Other => return,
@@ -136,6 +136,17 @@ impl Rewrite {
             self.deltas.addr.plus(self.deltas.port).apply(field)
         };
         bytes[checksum_at..checksum_at + 2].copy_from_slice(&new.to_be_bytes());
+    }
+
+    /// SCTP's CRC32c covers the ports but no addresses; a wrong one stays wrong.
+    fn apply_sctp(&self, segment: &mut [u8]) {
+        let field = wire::sctp::CHECKSUM..wire::sctp::HEADER_LEN;
+        let was_right = segment[field.clone()] == wire::sctp::checksum(segment);
+        self.set_ports(segment, 0);
+        if was_right {
+            let checksum = wire::sctp::checksum(segment);
+            segment[field].copy_from_slice(&checksum);
+        }
     }
 
     fn set_ports(&self, bytes: &mut [u8], l4: usize) {

@@ -1,15 +1,30 @@
-//! LVS/TUN: the outer header (RFC 2003 IP in IP, RFC 2473 in IPv6).
+//! LVS/TUN: the headers in front of the packet.
+//!
+//! | tunnel | behind the outer IP header (20 or 40 bytes) | source |
+//! |---|---|---|
+//! | IPIP | nothing | RFC 2003, RFC 2473 |
+//! | GUE | UDP (8), GUE version 0 (4): `00 next 00 00` | draft-ietf-intarea-gue |
+//! | GRE | `00 00 type` (4), with checksum `80 00 type sum 00 00` (8) | RFC 2784 |
+//!
+//! `next` is 4 or 41, `type` 0x0800 or 0x86DD.
 
 use core::net::IpAddr;
 
-use crate::wire::{self, ChecksumState, NoRoom, Packet, Parsed};
+use crate::service::{Tunnel, TunnelChecksum};
+use crate::wire::checksum::{finish_checksum, ipv4_header_checksum, sum, transport_checksum};
+use crate::wire::{ChecksumState, NoRoom, Packet, Parsed, ipv4, ipv6, udp};
 
-const IPV4_LEN: u16 = 20;
-const IPV6_LEN: u16 = 40;
 const PROTOCOL_IPIP: u8 = 4;
+const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_IPV6: u8 = 41;
+const PROTOCOL_GRE: u8 = 47;
 
-/// The outer header of one tunnel, but for what it copies from the packet inside.
+const GUE_LEN: u16 = 4;
+const GRE_LEN: u16 = 4;
+const GRE_CHECKSUM_LEN: u16 = 4;
+const GRE_CHECKSUM_PRESENT: u8 = 0x80;
+
+/// The outer headers of one tunnel, but for what they copy from the packet inside.
 ///
 /// | field | outer IPv4 | outer IPv6 |
 /// |---|---|---|
@@ -24,6 +39,10 @@ pub struct Outer {
     pub src: IpAddr,
     /// The real server (RIP), of the same family.
     pub dst: IpAddr,
+    /// What lies between the outer and the inner IP header.
+    pub tunnel: Tunnel,
+    /// GUE: the UDP source port, which spreads flows over paths and queues.
+    pub source_port: u16,
     /// `pmtu_disc`: copy DF from inside.
     pub copy_df: bool,
     /// Identification where fragmentation is allowed.
@@ -31,59 +50,130 @@ pub struct Outer {
 }
 
 impl Outer {
-    /// Length of the header in bytes.
-    pub const fn len(&self) -> u16 {
-        if self.dst.is_ipv4() { IPV4_LEN } else { IPV6_LEN }
+    /// Bytes that are put in front of a packet.
+    pub const fn overhead(&self) -> u16 {
+        let ip = if self.dst.is_ipv4() { ipv4::MIN_HEADER_LEN } else { ipv6::HEADER_LEN } as u16;
+        ip + match self.tunnel {
+            Tunnel::Ipip => 0,
+            Tunnel::Gue { .. } => udp::HEADER_LEN as u16 + GUE_LEN,
+            Tunnel::Gre { checksum: TunnelChecksum::None } => GRE_LEN,
+            Tunnel::Gre { .. } => GRE_LEN + GRE_CHECKSUM_LEN,
+        }
     }
 
-    /// Never: a header has a length.
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Puts the header in front of a packet whose TTL has been decremented; `inner` describes it before that.
+    /// Puts the headers in front of a packet whose TTL has been decremented; `inner` describes it before that.
     ///
     /// # Errors
     /// [`NoRoom`] when the headroom is smaller; nothing is changed then.
     pub(super) fn prepend(&self, packet: &mut Packet<'_>, inner: &Parsed) -> Result<(), NoRoom> {
-        let inner_len = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-        let header_len = self.len();
-        packet.prepend(usize::from(header_len))?;
+        let overhead = self.overhead();
+        let inner_len = packet.len();
+        packet.prepend(usize::from(overhead))?;
+        if let ChecksumState::Partial { start, offset } = packet.meta.checksum {
+            if self.has_checksum() && packet.meta.gso.is_none() {
+                // The tunnel's checksum covers what is inside, so that must be final.
+                finish_checksum(packet.bytes_mut(), start.saturating_add(overhead), offset);
+                packet.meta.checksum = ChecksumState::Complete;
+            } else {
+                packet.meta.checksum =
+                    ChecksumState::Partial { start: start.saturating_add(overhead), offset };
+            }
+        }
+        if let Some(gso) = &mut packet.meta.gso {
+            gso.header_len = gso.header_len.saturating_add(overhead);
+        }
+        let next = if inner.is_ipv4() { PROTOCOL_IPIP } else { PROTOCOL_IPV6 };
+        let protocol = match self.tunnel {
+            Tunnel::Ipip => next,
+            Tunnel::Gue { .. } => PROTOCOL_UDP,
+            Tunnel::Gre { .. } => PROTOCOL_GRE,
+        };
+        let bytes = packet.bytes_mut();
+        let payload = self.put_ip(bytes, inner, protocol);
+        match self.tunnel {
+            Tunnel::Ipip => {}
+            Tunnel::Gue { port, .. } => self.put_gue(&mut bytes[payload..], next, port),
+            Tunnel::Gre { .. } => self.put_gre(&mut bytes[payload..], inner, inner_len),
+        }
+        Ok(())
+    }
+
+    /// Whether the tunnel header carries a checksum. GUE's remote checksum offload needs a device that finishes
+    /// checksums behind the tunnel; as the kernel does for received packets, a full checksum is sent instead.
+    const fn has_checksum(&self) -> bool {
+        match self.tunnel {
+            Tunnel::Ipip => false,
+            Tunnel::Gue { checksum, .. } | Tunnel::Gre { checksum } => {
+                !matches!(checksum, TunnelChecksum::None)
+            }
+        }
+    }
+
+    /// Writes the outer IP header; returns its length.
+    fn put_ip(&self, bytes: &mut [u8], inner: &Parsed, protocol: u8) -> usize {
+        // A GSO packet may be longer than the field can say; whoever cuts it writes the lengths anew.
+        let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         let ttl = inner.ttl.saturating_sub(1);
         let tos = outer_tos(inner.tos);
-        let protocol = if inner.is_ipv4() { PROTOCOL_IPIP } else { PROTOCOL_IPV6 };
-        let header = packet.bytes_mut();
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let df = self.copy_df && inner.is_ipv4() && inner.dont_fragment;
-                let (id, flags) = if df { (0, 0x40) } else { (self.id, 0) };
-                header[0] = 0x45;
-                header[1] = tos;
-                header[2..4].copy_from_slice(&inner_len.saturating_add(IPV4_LEN).to_be_bytes());
-                header[4..6].copy_from_slice(&id.to_be_bytes());
-                header[6..8].copy_from_slice(&[flags, 0]);
-                header[8..12].copy_from_slice(&[ttl, protocol, 0, 0]);
-                header[12..16].copy_from_slice(&src.octets());
-                header[16..20].copy_from_slice(&dst.octets());
-                let sum = wire::checksum::ipv4_header_checksum(&header[..20]);
-                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                let (id, flags) = if df { (0, ipv4::DONT_FRAGMENT) } else { (self.id, 0) };
+                let header = &mut bytes[..ipv4::MIN_HEADER_LEN];
+                header[ipv4::VERSION_IHL] = 0x45;
+                header[ipv4::TOS] = tos;
+                ipv4::set_total_len(header, len);
+                ipv4::set_id(header, id);
+                ipv4::set_flags(header, flags);
+                ipv4::set_ttl(header, ttl);
+                ipv4::set_protocol(header, protocol);
+                ipv4::set_src(header, src);
+                ipv4::set_dst(header, dst);
+                let checksum = ipv4_header_checksum(header);
+                ipv4::set_checksum(header, checksum);
+                ipv4::MIN_HEADER_LEN
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                header[..4].copy_from_slice(&(0x6000_0000 | u32::from(tos) << 20).to_be_bytes());
-                header[4..6].copy_from_slice(&inner_len.to_be_bytes());
-                header[6..8].copy_from_slice(&[protocol, ttl]);
-                header[8..24].copy_from_slice(&src.octets());
-                header[24..40].copy_from_slice(&dst.octets());
+                bytes[..4].copy_from_slice(&(0x6000_0000 | u32::from(tos) << 20).to_be_bytes());
+                ipv6::set_payload_len(bytes, len.saturating_sub(ipv6::HEADER_LEN as u16));
+                ipv6::set_next_header(bytes, protocol);
+                ipv6::set_hop_limit(bytes, ttl);
+                ipv6::set_src(bytes, src);
+                ipv6::set_dst(bytes, dst);
+                ipv6::HEADER_LEN
             }
-            _ => debug_assert!(false, "both ends of a tunnel are of one family"),
+            _ => {
+                debug_assert!(false, "both ends of a tunnel are of one family");
+                0
+            }
         }
-        if let ChecksumState::Partial { start, .. } = &mut packet.meta.checksum {
-            *start = start.saturating_add(header_len);
+    }
+
+    /// Writes UDP and GUE headers; `segment` reaches to the end of the packet.
+    fn put_gue(&self, segment: &mut [u8], next: u8, port: u16) {
+        let len = u16::try_from(segment.len()).unwrap_or(u16::MAX);
+        segment[..2].copy_from_slice(&self.source_port.to_be_bytes());
+        segment[2..4].copy_from_slice(&port.to_be_bytes());
+        segment[4..6].copy_from_slice(&len.to_be_bytes());
+        segment[6..12].copy_from_slice(&[0, 0, 0, next, 0, 0]);
+        if self.has_checksum() {
+            let checksum = transport_checksum(self.src, self.dst, PROTOCOL_UDP, segment);
+            segment[6..8].copy_from_slice(&checksum.to_be_bytes());
         }
-        if let Some(gso) = &mut packet.meta.gso {
-            gso.header_len = gso.header_len.saturating_add(header_len);
+    }
+
+    /// Writes the GRE header; `segment` reaches to the end of the packet.
+    fn put_gre(&self, segment: &mut [u8], inner: &Parsed, inner_len: usize) {
+        debug_assert!(segment.len() > inner_len, "the GRE header stands in front of the inner packet");
+        let kind: [u8; 2] = if inner.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+        segment[..2].copy_from_slice(&[0, 0]);
+        segment[2..4].copy_from_slice(&kind);
+        if self.has_checksum() {
+            segment[0] = GRE_CHECKSUM_PRESENT;
+            segment[4..8].fill(0);
+            let checksum = !sum(segment);
+            segment[4..6].copy_from_slice(&checksum.to_be_bytes());
         }
-        Ok(())
     }
 }
 

@@ -264,6 +264,7 @@ fn read_sctp(segment: &[u8]) -> Result<Transport, ParseError> {
         sport: u16_at(header, sctp::SRC_PORT),
         dport: u16_at(header, sctp::DST_PORT),
         chunk: segment.get(sctp::HEADER_LEN).copied(),
+        second: sctp::second_chunk(segment),
     })
 }
 

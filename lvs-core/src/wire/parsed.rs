@@ -139,14 +139,16 @@ pub enum Transport {
         /// Whether the checksum field is 0 (none, IPv4 only).
         no_checksum: bool,
     },
-    /// SCTP; `chunk` is the type of the first chunk, if there is one.
+    /// SCTP.
     Sctp {
         /// Source port.
         sport: u16,
         /// Destination port.
         dport: u16,
-        /// Type of the first chunk.
+        /// Type of the first chunk, if there is one.
         chunk: Option<u8>,
+        /// Type of the second chunk, if there is one.
+        second: Option<u8>,
     },
     /// ICMP in IPv4 or ICMPv6 in IPv6.
     Icmp(Icmp),
