@@ -37,12 +37,13 @@ pub use trace::{Candidate, Step};
 
 use crate::answer::IcmpLimiter;
 use crate::conn::{
-    self, ConnFlags, ConnId, ConnTable, Connection, Direction, InsertError, Lookup, Row, State, Timeouts,
+    self, ConnFlags, ConnId, ConnTable, Connection, Direction, InsertError, Lookup, Method, Row, State,
+    Timeouts,
 };
 use crate::fragment::FragmentStore;
 use crate::local_ports::LocalPorts;
 use crate::rewrite::{Deltas, Outer, Rewrite};
-use crate::service::{Family, ForwardingMethod};
+use crate::service::{Family, ForwardingMethod, Tunnel};
 use crate::stats::{Counters, Traffic};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, Delta, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple, sctp};
@@ -486,7 +487,7 @@ impl Director {
     }
 
     fn free_local(&mut self, conn: &Connection) {
-        if conn.method == conn::Method::FullNat {
+        if conn.method == Method::FullNat {
             self.local_ports.free(conn.local, conn.server, conn.protocol);
         }
     }
@@ -529,20 +530,22 @@ impl Director {
         deltas: Deltas,
     ) -> Result<Rewrite, DropReason> {
         let environment = &self.config.environment;
-        let method = match self.pool.server(conn.server_id) {
-            Some(record) => record.config.method,
-            None => return Err(DropReason::ServerGone),
-        };
-        match method {
-            ForwardingMethod::Masquerade | ForwardingMethod::FullNat => {
+        let Some(record) = self.pool.server(conn.server_id) else { return Err(DropReason::ServerGone) };
+        // A connection keeps the method with which it was opened, whatever its server is changed to.
+        match conn.method {
+            Method::Masquerade | Method::FullNat => {
                 let next_hop = if direction == Direction::In { conn.server.addr } else { conn.client.addr };
                 Ok(Rewrite::translate(conn, direction, deltas, environment.mtu_to(next_hop)))
             }
-            ForwardingMethod::DirectRoute => {
+            Method::DirectRoute => {
                 let rip = self.rip_of(conn);
                 Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
             }
-            ForwardingMethod::Tunnel(tunnel) => {
+            Method::Tunnel => {
+                let tunnel = match record.config.method {
+                    ForwardingMethod::Tunnel(tunnel) => tunnel,
+                    _ => Tunnel::default(),
+                };
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
@@ -556,11 +559,11 @@ impl Director {
                 };
                 Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
             }
-            ForwardingMethod::Bypass => {
+            Method::Bypass => {
                 let hop = conn.service.addr;
                 Ok(Rewrite::forward(hop, environment.mtu_to(hop)))
             }
-            ForwardingMethod::Local => Err(DropReason::Unsupported),
+            Method::Local => Err(DropReason::Unsupported),
         }
     }
 
