@@ -156,18 +156,6 @@ pub enum ForwardingMethod {
 }
 
 impl ForwardingMethod {
-    /// The word in the Forward column of `ipvsadm -L`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Masquerade => "Masq",
-            Self::DirectRoute => "Route",
-            Self::Tunnel(_) => "Tunnel",
-            Self::FullNat => "FullNat",
-            Self::Local => "Local",
-            Self::Bypass => "Bypass",
-        }
-    }
-
     /// Whether the server's replies come back through the director and are rewritten there.
     pub const fn sees_replies(self) -> bool {
         matches!(self, Self::Masquerade | Self::FullNat)

@@ -17,6 +17,8 @@
 //! | expiry | 0.06 | 0.06 |
 //! | sum | 82.4 | 146.4 |
 
+use core::fmt;
+
 use lvs_sched::{Endpoint, Instant, Protocol, ServerId};
 
 mod clock;
@@ -104,10 +106,29 @@ impl Method {
         })
     }
 
+    /// The word in the Forward column of `ipvsadm -L`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Masquerade => "Masq",
+            Self::Local => "Local",
+            Self::Tunnel => "Tunnel",
+            Self::DirectRoute => "Route",
+            Self::Bypass => "Bypass",
+            Self::FullNat => "FullNat",
+        }
+    }
+
     /// Whether the server's replies come back through the director and are rewritten there.
     #[inline]
     pub const fn sees_replies(self) -> bool {
         matches!(self, Self::Masquerade | Self::FullNat)
+    }
+}
+
+/// The word of ipvsadm's Forward column.
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
     }
 }
 

@@ -17,8 +17,10 @@ mod config;
 mod control;
 mod deliver;
 mod fragments;
+mod ledger;
 mod observe;
 mod path_mtu;
+mod plan;
 mod pool;
 mod related;
 mod stray;
@@ -27,7 +29,7 @@ mod trace;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use lvs_sched::{Endpoint, Flow, Instant, Scheduler, Server, ServerId};
+use lvs_sched::{Flow, Instant, Scheduler, Server};
 
 pub use config::{Config, FullNatOptions, Limits, PassPolicy};
 pub use control::{ApplyError, ConfigError};
@@ -36,20 +38,17 @@ pub use pool::TRASH_TIME;
 pub use trace::{Candidate, Step};
 
 use crate::answer::IcmpLimiter;
-use crate::conn::{
-    self, ConnFlags, ConnId, ConnTable, Connection, Direction, InsertError, Lookup, Method, Row, State,
-    Timeouts,
-};
+use crate::conn::{ConnId, ConnTable, Direction, Lookup, State, Timeouts};
 use crate::fragment::FragmentStore;
 use crate::local_ports::LocalPorts;
-use crate::rewrite::{Deltas, Outer, Rewrite};
-use crate::service::{Family, ForwardingMethod, Tunnel};
+use crate::rewrite::Deltas;
 use crate::stats::{Counters, Traffic};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Delta, Meta, Packet, ParseError, Parsed, TcpFlags, Transport, Tuple, sctp};
+use crate::wire::{self, Meta, Packet, ParseError, Parsed, Transport, Tuple};
 use deliver::Refusal;
 use fragments::Pieces;
 use path_mtu::PathMtu;
+use plan::{Stale, opens};
 use pool::Pool;
 use trace::Trace;
 
@@ -246,7 +245,8 @@ impl Director {
         self.count_packet(conn.server_id, job.parsed.len, direction);
         let state = self.advance(id, &conn, direction, job.parsed);
         self.conns.touch(id, job.now + self.timeouts.of(state));
-        let rewrite = match self.rewrite_of(&conn, direction, self.deltas(id)) {
+        let packet_id = self.take_id();
+        let rewrite = match self.rewrite_of(&conn, direction, self.deltas(id), packet_id) {
             Ok(rewrite) => rewrite,
             Err(reason) => return Some(Verdict::Drop(reason)),
         };
@@ -298,7 +298,8 @@ impl Director {
                 Err(reason) => return Verdict::Drop(reason),
             };
             let deltas = Deltas::of(&conn);
-            let plan = self.rewrite_of(&conn, Direction::In, deltas).map_err(Refusal::Silent);
+            let id = self.take_id();
+            let plan = self.rewrite_of(&conn, Direction::In, deltas, id).map_err(Refusal::Silent);
             let outcome = plan.and_then(|rewrite| {
                 let fit = self.fit(job, &rewrite)?;
                 if !one_packet {
@@ -329,330 +330,6 @@ impl Director {
             }
         }
         self.refuse_opening(job, refusal)
-    }
-
-    /// Whether a packet from the client may go on using its connection.
-    fn may_continue(&self, conn: &Connection, opens: bool) -> Result<(), Stale> {
-        let sysctl = &self.config.sysctl;
-        let server = self.pool.server(conn.server_id);
-        if server.is_none_or(|record| record.deleted.is_some()) {
-            return Err(if sysctl.expire_nodest_conn {
-                Stale::Reopen("its server was deleted")
-            } else {
-                Stale::Drop
-            });
-        }
-        if !opens {
-            return Ok(());
-        }
-        if sysctl.expire_nodest_conn && server.is_some_and(|record| record.config.weight.is_quiesced()) {
-            return Err(Stale::Reopen("its server is quiesced and expire_nodest_conn is set"));
-        }
-        let closed = matches!(conn.state, State::TimeWait | State::Close | State::SctpClosed);
-        let one_way = conn.state == State::FinWait && conn.flags.contains(ConnFlags::NO_OUTPUT);
-        if sysctl.conn_reuse_mode != 0 && (closed || sysctl.conn_reuse_mode & 2 != 0 && one_way) {
-            return Err(Stale::Reopen("a new SYN, and the old connection is closed"));
-        }
-        Ok(())
-    }
-
-    /// Whether a packet without a connection may open one (`ip_vs_proto_tcp.c`, `ip_vs_in_hook`).
-    fn may_open(&self, tuple: &Tuple, parsed: &Parsed) -> bool {
-        let sysctl = &self.config.sysctl;
-        match parsed.transport {
-            Transport::Tcp { flags, .. } => {
-                tuple.src.port != FTP_DATA
-                    && !flags.contains(TcpFlags::RST)
-                    && (flags.contains(TcpFlags::SYN) || sysctl.sloppy_tcp)
-            }
-            Transport::Sctp { chunk, .. } => chunk == Some(sctp::INIT) || sysctl.sloppy_sctp,
-            _ => true,
-        }
-    }
-
-    /// A connection as it would be after this packet; a local port is taken for FULLNAT, nothing else.
-    fn tentative(
-        &mut self,
-        job: &Job<'_, '_>,
-        service: usize,
-        index: usize,
-        tuple: &Tuple,
-        mark: u32,
-    ) -> Result<Connection, DropReason> {
-        let record = self.pool.service(service);
-        let id = record.servers[index].id;
-        let Some(server) = self.pool.server(id) else { return Err(DropReason::NoServer) };
-        let config = server.config;
-        let port = if config.endpoint.port == 0 { tuple.dst.port } else { config.endpoint.port };
-        let rip = Endpoint::new(config.endpoint.addr, port);
-        self.trace.note(|| Step::Server { server: rip, method: config.method });
-        let local = match config.method {
-            ForwardingMethod::FullNat => {
-                let local = self.take_local(service, rip, tuple)?;
-                self.trace.note(|| Step::Local(local));
-                local
-            }
-            _ => tuple.src,
-        };
-        let mut flags = ConnFlags::empty();
-        flags.set(ConnFlags::NO_OUTPUT, !config.method.sees_replies());
-        let state = next_state(State::None, Row::of(Direction::In, flags), job.parsed);
-        flags.set(ConnFlags::INACTIVE, !state.is_active());
-        Ok(Connection {
-            protocol: tuple.protocol,
-            client: tuple.src,
-            service: tuple.dst,
-            server: rip,
-            local,
-            method: config.method.into(),
-            server_id: id,
-            state,
-            flags,
-            mark,
-            packets: 1,
-            expires: job.now + self.timeouts.of(state),
-        })
-    }
-
-    /// Puts a connection into the table and counts it at its server; a full table evicts first.
-    fn insert(&mut self, conn: &Connection, deltas: Deltas, now: Instant) -> Result<(), Refusal> {
-        let id = loop {
-            let in_the_way = match self.conns.insert(conn, now) {
-                Ok(id) => break id,
-                Err(InsertError::Full) => {
-                    let Some(victim) = self.conns.evict(Family::of(&conn.client.addr), now) else {
-                        return Err(Refusal::Silent(DropReason::TableFull));
-                    };
-                    self.counters.evicted += 1;
-                    self.release(&victim.connection);
-                    continue;
-                }
-                Err(InsertError::TupleTaken(id) | InsertError::ReturnTupleTaken(id)) => id,
-                Err(_) => return Err(Refusal::Silent(DropReason::Unsupported)),
-            };
-            // A connection whose time is over may still hold the tuple; a living one keeps it.
-            if self.conns.expires(in_the_way).is_none_or(|expires| expires > now) {
-                return Err(Refusal::Silent(DropReason::ReturnTupleTaken));
-            }
-            self.counters.expired += 1;
-            self.end(in_the_way);
-        };
-        if let Some(hot) = self.conns.hot_mut(id) {
-            (hot.addr_delta, hot.port_delta) = (deltas.addr.bits(), deltas.port.bits());
-        }
-        if let Some(record) = self.pool.server_mut(conn.server_id) {
-            record.connections += 1;
-            let load = &record.server.load;
-            if conn.flags.contains(ConnFlags::INACTIVE) {
-                load.add_inactive()
-            } else {
-                load.add_active()
-            }
-            record.thresholds.opened(load);
-        }
-        Ok(())
-    }
-
-    /// Removes a connection and gives back what it held.
-    fn end(&mut self, id: ConnId) {
-        if let Some(ended) = self.conns.remove(id) {
-            self.release(&ended.connection);
-        }
-    }
-
-    /// Gives back what a removed connection held: its count at the server, its local port.
-    fn release(&mut self, conn: &Connection) {
-        if let Some(record) = self.pool.server_mut(conn.server_id) {
-            debug_assert!(record.connections > 0, "a connection in the table is counted at its server");
-            record.connections = record.connections.saturating_sub(1);
-            let load = &record.server.load;
-            if conn.flags.contains(ConnFlags::INACTIVE) {
-                load.sub_inactive()
-            } else {
-                load.sub_active()
-            }
-            record.thresholds.closed(load);
-        }
-        self.free_local(conn);
-    }
-
-    /// FULLNAT: a local address and port that no other connection to that server has.
-    fn take_local(&mut self, service: usize, rip: Endpoint, tuple: &Tuple) -> Result<Endpoint, DropReason> {
-        let pool = self.pool.service(service).locals(Family::of(&rip.addr));
-        if pool.is_empty() {
-            return Err(DropReason::NoLocalAddress);
-        }
-        let spread = self.conns.hash(tuple);
-        self.local_ports.allocate(pool, rip, tuple.protocol, spread).ok_or(DropReason::LocalPortsExhausted)
-    }
-
-    fn free_local(&mut self, conn: &Connection) {
-        if conn.method == Method::FullNat {
-            self.local_ports.free(conn.local, conn.server, conn.protocol);
-        }
-    }
-
-    /// The state machine's step for one packet; keeps the server's active and inactive counts.
-    fn advance(&mut self, id: ConnId, conn: &Connection, direction: Direction, parsed: &Parsed) -> State {
-        let mut flags = conn.flags;
-        if direction == Direction::Out {
-            flags.remove(ConnFlags::NO_OUTPUT);
-        }
-        let state = next_state(conn.state, Row::of(direction, flags), parsed);
-        flags.set(ConnFlags::INACTIVE, !state.is_active());
-        if state != conn.state || flags != conn.flags {
-            if let Some(hot) = self.conns.hot_mut(id) {
-                (hot.state, hot.flags) = (state, flags);
-            }
-            self.trace.note(|| Step::State { before: conn.state, after: state });
-        }
-        if flags.contains(ConnFlags::INACTIVE) != conn.flags.contains(ConnFlags::INACTIVE) {
-            if let Some(record) = self.pool.server_mut(conn.server_id) {
-                let load = &record.server.load;
-                if flags.contains(ConnFlags::INACTIVE) {
-                    load.sub_active();
-                    load.add_inactive();
-                } else {
-                    load.sub_inactive();
-                    load.add_active();
-                }
-            }
-        }
-        state
-    }
-
-    /// What is done to the packets of one direction: the connection's translation joined with the server's
-    /// outer header, next hop and MTU.
-    fn rewrite_of(
-        &mut self,
-        conn: &Connection,
-        direction: Direction,
-        deltas: Deltas,
-    ) -> Result<Rewrite, DropReason> {
-        let environment = &self.config.environment;
-        let Some(record) = self.pool.server(conn.server_id) else { return Err(DropReason::ServerGone) };
-        // A connection keeps the method with which it was opened, whatever its server is changed to.
-        match conn.method {
-            Method::Masquerade | Method::FullNat => {
-                let next_hop = if direction == Direction::In { conn.server.addr } else { conn.client.addr };
-                Ok(Rewrite::translate(conn, direction, deltas, environment.mtu_to(next_hop)))
-            }
-            Method::DirectRoute => {
-                let rip = self.rip_of(conn);
-                Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
-            }
-            Method::Tunnel => {
-                let tunnel = match record.config.method {
-                    ForwardingMethod::Tunnel(tunnel) => tunnel,
-                    _ => Tunnel::default(),
-                };
-                let rip = self.rip_of(conn);
-                let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
-                let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
-                let outer = Outer {
-                    src,
-                    dst: rip,
-                    tunnel,
-                    source_port: gue_source_port(conn),
-                    copy_df: self.config.sysctl.pmtu_disc,
-                    id: self.take_id(),
-                };
-                Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
-            }
-            Method::Bypass => {
-                let hop = conn.service.addr;
-                Ok(Rewrite::forward(hop, environment.mtu_to(hop)))
-            }
-            Method::Local => Err(DropReason::Unsupported),
-        }
-    }
-
-    /// The server's address from its record: the table does not hold one of another family than the client's.
-    fn rip_of(&self, conn: &Connection) -> IpAddr {
-        self.pool.server(conn.server_id).map_or(conn.server.addr, |record| record.config.endpoint.addr)
-    }
-
-    fn mark_of(&self, mark: u32, tuple: &Tuple) -> u32 {
-        match mark {
-            0 => self.config.mark_rules.iter().find(|rule| rule.matches(tuple)).map_or(0, |rule| rule.mark),
-            given => given,
-        }
-    }
-
-    fn count_packet(&mut self, server: ServerId, bytes: u32, direction: Direction) {
-        let count = |traffic: &mut Traffic| match direction {
-            Direction::In => traffic.count_in(bytes),
-            Direction::Out => traffic.count_out(bytes),
-        };
-        count(&mut self.traffic);
-        let Some(record) = self.pool.server_mut(server) else { return };
-        count(&mut record.traffic);
-        if let Some(index) = record.service_index {
-            count(&mut self.pool.service_mut(index).traffic);
-        }
-    }
-
-    fn count_opened(&mut self, service: usize, server: ServerId, bytes: u32) {
-        self.traffic.connections += 1;
-        self.pool.service_mut(service).traffic.connections += 1;
-        if let Some(record) = self.pool.server_mut(server) {
-            record.traffic.connections += 1;
-        }
-        self.count_packet(server, bytes, Direction::In);
-    }
-
-    fn deltas(&self, id: ConnId) -> Deltas {
-        let (addr, port) = self.conns.deltas(id).unwrap_or_default();
-        Deltas { addr: Delta::from_bits(addr), port: Delta::from_bits(port) }
-    }
-
-    /// The next identification for an own packet that may be fragmented.
-    fn take_id(&mut self) -> u16 {
-        self.next_id = self.next_id.wrapping_add(1);
-        self.next_id
-    }
-}
-
-/// Why a packet does not go on using the connection it found.
-enum Stale {
-    /// The connection ends; the packet counts as new.
-    Reopen(&'static str),
-    /// The packet is dropped and the connection left to time out.
-    Drop,
-}
-
-/// Active FTP data comes from here; it never opens a connection (`ip_vs_schedule`).
-const FTP_DATA: u16 = 20;
-
-/// The UDP source port of a GUE tunnel: the same for all packets of a flow, in the dynamic range (RFC 6335).
-fn gue_source_port(conn: &Connection) -> u16 {
-    let addr = match conn.client.addr {
-        IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => {
-            v6.segments().iter().fold(0u32, |hash, word| hash.rotate_left(5) ^ u32::from(*word))
-        }
-    };
-    let hash =
-        (addr ^ u32::from(conn.client.port) << 16 ^ u32::from(conn.service.port)).wrapping_mul(0x9e37_79b1);
-    0xc000 | (hash >> 18) as u16
-}
-
-/// Whether a packet is the first of a connection: a TCP SYN, an SCTP INIT.
-fn opens(parsed: &Parsed) -> bool {
-    match parsed.transport {
-        Transport::Tcp { flags, .. } => flags.contains(TcpFlags::SYN),
-        Transport::Sctp { chunk, .. } => chunk == Some(sctp::INIT),
-        _ => false,
-    }
-}
-
-/// The state that a packet leads to.
-fn next_state(state: State, row: Row, parsed: &Parsed) -> State {
-    match parsed.transport {
-        Transport::Tcp { flags, .. } => conn::tcp_next(state, row, flags, false),
-        Transport::Sctp { chunk: Some(first), second, .. } => conn::sctp_next(state, row, first, second),
-        Transport::Udp { .. } => State::Udp,
-        _ => state,
     }
 }
 

@@ -6,8 +6,9 @@ use lvs_sched::{Flow, Instant, Protocol, Server};
 
 use super::trace::Trace;
 use super::{Director, Outgoing, Step, choose, scheduled};
-use crate::conn::{ConnId, Connection, Filter, Lookup};
+use crate::conn::{ConnId, Connection, Direction, Filter, Lookup, Method};
 use crate::ipvsadm::list::{self, ServerRow, ServiceRow};
+use crate::rewrite::Deltas;
 use crate::stats::{Counters, Traffic};
 use crate::verdict::Verdict;
 use crate::wire::{Packet, Tuple};
@@ -52,7 +53,7 @@ impl Director {
                     if let Some(record) = self.pool.server(connection.server_id) {
                         trace.note(|| Step::Server {
                             server: connection.server,
-                            method: record.config.method,
+                            method: record.config.method.into(),
                         });
                     }
                     return Explanation { steps: trace.into_steps() };
@@ -80,8 +81,16 @@ impl Director {
         let mut scheduler = record.scheduler.fork();
         let choice = choose(scheduler.as_mut(), &record.servers, &flow, now, &mut trace);
         trace.note(|| scheduled(record, choice));
-        if let Some(server) = choice.and_then(|choice| self.pool.server(record.servers[choice].id)) {
-            trace.note(|| Step::Server { server: server.config.endpoint, method: server.config.method });
+        let id = choice.map(|index| record.servers[index].id);
+        if let Some(conn) = id.and_then(|id| self.connection_to(id, &tuple, now)) {
+            trace.note(|| Step::Server { server: conn.server, method: conn.method });
+            // FULLNAT's local port is chosen when the connection opens, and its rewrite with it.
+            let rewrite = self.rewrite_of(&conn, Direction::In, Deltas::of(&conn), 0);
+            match rewrite {
+                Ok(rewrite) if conn.method != Method::FullNat => trace.note(|| Step::Rewrite(rewrite)),
+                Ok(_) => {}
+                Err(reason) => trace.note(|| Step::Verdict(Verdict::Drop(reason))),
+            }
         }
         Explanation { steps: trace.into_steps() }
     }

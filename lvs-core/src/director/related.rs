@@ -53,7 +53,8 @@ impl Director {
             let mtu = self.config.environment.mtu_to(translation.dst);
             Rewrite::readdress(job.parsed, translation.src, translation.dst, mtu)
         } else {
-            match self.rewrite_of(conn, direction, Deltas::default()) {
+            let id = self.take_id();
+            match self.rewrite_of(conn, direction, Deltas::default(), id) {
                 Ok(route) => route,
                 Err(reason) => return Verdict::Drop(reason),
             }

@@ -5,9 +5,9 @@ use core::net::IpAddr;
 
 use lvs_sched::{Endpoint, SchedulerKind, Server, Weight};
 
-use crate::conn::{Connection, Direction, State};
+use crate::conn::{Connection, Direction, Method, State};
 use crate::rewrite::Rewrite;
-use crate::service::{ForwardingMethod, ServiceKey};
+use crate::service::ServiceKey;
 use crate::verdict::Verdict;
 use crate::wire::{TcpFlags, Tuple};
 
@@ -81,8 +81,8 @@ pub enum Step {
     Server {
         /// RIP and port.
         server: Endpoint,
-        /// Forwarding method.
-        method: ForwardingMethod,
+        /// How packets reach it.
+        method: Method,
     },
     /// FULLNAT: the local address and port for this connection.
     Local(Endpoint),
@@ -176,7 +176,7 @@ impl fmt::Display for Step {
             Self::ReturnTupleTaken(server) => {
                 write!(f, "return tuple at {server} belongs to another connection: next candidate")
             }
-            Self::Server { server, method } => write!(f, "server: {server} by {}", method.word()),
+            Self::Server { server, method } => write!(f, "server: {server} by {method}"),
             Self::Local(local) => write!(f, "local address: {local}"),
             Self::State { before, after } => write!(f, "state: {before} -> {after}"),
             Self::Rewrite(r) => {

@@ -7,6 +7,7 @@ use lvs_sched::{Endpoint, Protocol};
 use super::Order;
 use super::save::{mask_text, push};
 use crate::Traffic;
+use crate::conn::Method;
 use crate::service::{
     ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, TunnelChecksum, VirtualService,
 };
@@ -275,11 +276,11 @@ fn write_server(out: &mut String, row: &ServerRow, options: ListOptions) {
     push(out, format_args!("  -> {:<28}", server.endpoint.to_string()));
     match options.table {
         Table::Rules => {
-            let method = server.method.word();
+            let method = Method::from(server.method).word();
             push(out, format_args!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"));
         }
         Table::Tunnels => {
-            let method = server.method.word();
+            let method = Method::from(server.method).word();
             let tunnel = tunnel_text(server.method);
             push(out, format_args!(" {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}"));
         }

@@ -26,7 +26,8 @@ pub struct LinkConfig {
     pub duplicate: f64,
     /// Chance that a packet is held back by up to [`REORDER_HOLD`], so that later ones overtake it.
     pub reorder: f64,
-    /// Chance that one bit of a packet is flipped.
+    /// Chance that one bit of a packet is flipped. IP and transport checksums find one flip; two flips on two
+    /// links of a packet's way can cancel out in them.
     pub corrupt: f64,
     /// Bits per second; `None` = no limit.
     pub bandwidth: Option<u64>,
