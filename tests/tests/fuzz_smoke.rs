@@ -37,6 +37,10 @@ const RULES: &str = "-A -t 10.9.0.1:80 -s wrr --laddr 10.0.2.201
 -A -f 7 -s lc
 -a -f 7 -r 10.0.2.11:0 -m
 -a -f 7 -r 10.0.2.12:0 -g
+-A --sctp-service 10.9.0.1:99 -s rr --laddr 10.0.2.201
+-a --sctp-service 10.9.0.1:99 -r 10.0.2.11:99 -m
+-a --sctp-service 10.9.0.1:99 -r 10.0.2.12:99 -g
+-a --sctp-service 10.9.0.1:99 -r 10.0.2.14:99 --fullnat
 -A -t [2001:db8:9::1]:80 -s mh --laddr 2001:db8:2::201
 -a -t [2001:db8:9::1]:80 -r [2001:db8:2::11]:8080 -m
 -a -t [2001:db8:9::1]:80 -r [2001:db8:2::12]:80 -g
@@ -275,8 +279,9 @@ impl Generator {
                 self.pending.pop().unwrap_or(packet)
             }
             78..88 => self.from_client(),
-            88..91 => self.echo(),
-            91..95 => self.with_extensions(),
+            88..90 => self.echo(),
+            90..93 => self.sctp(),
+            93..95 => self.with_extensions(),
             _ => {
                 let len = self.random.below(120) as usize;
                 let mut noise: Vec<u8> = (0..len).map(|_| self.random.word() as u8).collect();
@@ -382,6 +387,27 @@ impl Generator {
         let kinds: [u8; 4] = if v4 { [8, 0, 13, 17] } else { [128, 129, 135, 200] };
         let kind = self.random.pick(&kinds);
         icmp_error(src, dst, kind, 0, 0x1234_0001, b"ping")
+    }
+
+    /// An SCTP packet of any first chunk, from a client or back.
+    fn sctp(&mut self) -> Vec<u8> {
+        let shape = self.shape();
+        let (client, vip) = (addr("172.16.0.1"), addr("10.9.0.1"));
+        let random = &mut self.random;
+        let mut message = vec![0x9c, random.below(4) as u8, 0, 99, 0, 0, 0, 1, 0, 0, 0, 0];
+        for _ in 0..random.below(3) {
+            message.extend([random.below(16) as u8, 0, 0, random.pick(&[4, 8, 0, 200]), 0, 0, 0, 0]);
+        }
+        let (src, dst) = if random.chance(70) {
+            (client, vip)
+        } else {
+            message.swap(0, 2);
+            message.swap(1, 3);
+            (addr("10.0.2.11"), client)
+        };
+        let mut packet = ip_header(src, dst, 132, &shape, message.len());
+        packet.extend(message);
+        packet
     }
 
     /// IPv6 extension headers or IPv4 options in front of the transport header.
