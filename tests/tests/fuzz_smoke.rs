@@ -270,15 +270,15 @@ impl Generator {
 
     fn bytes(&mut self) -> Vec<u8> {
         match self.random.below(100) {
-            0..45 => self.from_client(),
+            0..45 => self.client_packet(),
             45..68 => self.answer(),
             68..78 => self.error(),
             78..88 if self.pending.is_empty() => {
-                let packet = self.from_client();
+                let packet = self.client_packet();
                 self.pending = self.fragments(&packet);
                 self.pending.pop().unwrap_or(packet)
             }
-            78..88 => self.from_client(),
+            78..88 => self.client_packet(),
             88..90 => self.echo(),
             90..93 => self.sctp(),
             93..95 => self.with_extensions(),
@@ -306,7 +306,7 @@ impl Generator {
         }
     }
 
-    fn from_client(&mut self) -> Vec<u8> {
+    fn client_packet(&mut self) -> Vec<u8> {
         let shape = self.shape();
         let random = &mut self.random;
         let v4 = random.chance(60);
@@ -341,11 +341,11 @@ impl Generator {
 
     /// Both ends of a packet that left, exchanged.
     fn answer(&mut self) -> Vec<u8> {
-        let Some(packet) = self.recent() else { return self.from_client() };
+        let Some(packet) = self.recent() else { return self.client_packet() };
         let protocol = match packets::protocol_of(&packet) {
             6 => Protocol::Tcp,
             17 => Protocol::Udp,
-            _ => return self.from_client(),
+            _ => return self.client_packet(),
         };
         if packet.len() < packets::transport_at(&packet) + 8 {
             return packet;
@@ -359,7 +359,7 @@ impl Generator {
     fn error(&mut self) -> Vec<u8> {
         let quote = match self.recent() {
             Some(packet) if self.random.chance(80) => packet,
-            _ => self.from_client(),
+            _ => self.client_packet(),
         };
         let random = &mut self.random;
         let v4 = quote[0] >> 4 == 4;
@@ -412,7 +412,7 @@ impl Generator {
 
     /// IPv6 extension headers or IPv4 options in front of the transport header.
     fn with_extensions(&mut self) -> Vec<u8> {
-        let mut packet = self.from_client();
+        let mut packet = self.client_packet();
         if packet[0] >> 4 == 4 {
             let words = self.random.index(10) + 1;
             let options: Vec<u8> =
@@ -456,7 +456,7 @@ impl Generator {
             let mut piece;
             if src.is_ipv4() {
                 piece = ip_header(src, dst, packet[9], &shape, end - at);
-                let field = u16::from(more) << 13 | offset / 8;
+                let field = (u16::from(more) << 13) | (offset / 8);
                 piece[6..8].copy_from_slice(&field.to_be_bytes());
                 packets::set_ipv4_checksum(&mut piece);
             } else {
