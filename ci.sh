@@ -34,7 +34,7 @@ readonly VENV
 
 # command=Debian package, for what the end-to-end tests call.
 readonly APT_TOOLS=(nginx=nginx-light wrk=wrk curl=curl ip=iproute2)
-readonly PIP_PACKAGES=('maturin>=1.9,<2' 'pytest>=8,<10')
+readonly PIP_PACKAGES=('maturin>=1.9,<2' 'pytest>=8,<10' 'mypy>=1.11')
 # pyo3's abi3-py311.
 readonly PYTHON_MINOR=11
 

@@ -18,18 +18,6 @@ impl Connection {
     }
 }
 
-/// ipvsadm's words for forwarding methods.
-fn word(method: conn::Method) -> &'static str {
-    match method {
-        conn::Method::Masquerade => "Masq",
-        conn::Method::Local => "Local",
-        conn::Method::Tunnel => "Tunnel",
-        conn::Method::DirectRoute => "Route",
-        conn::Method::Bypass => "Bypass",
-        conn::Method::FullNat => "FullNat",
-    }
-}
-
 #[pymethods]
 impl Connection {
     /// "TCP", "UDP" or "SCTP".
@@ -65,7 +53,7 @@ impl Connection {
     /// ipvsadm's word for the forwarding method: "Masq", "Route", "Tunnel", "FullNat", "Local" or "Bypass".
     #[getter]
     fn method(&self) -> &'static str {
-        word(self.0.method)
+        self.0.method.word()
     }
 
     /// The kernel's name of the state, such as "ESTABLISHED" or "UDP".

@@ -43,7 +43,7 @@ impl WeightedLeastConnection {
 
 impl Scheduler for WeightedLeastConnection {
     fn fork(&self) -> Box<dyn Scheduler> {
-        Box::new(self.clone())
+        Box::new(*self)
     }
 
     fn schedule(&mut self, _flow: &Flow, servers: &[Server], _now: Instant) -> Option<usize> {

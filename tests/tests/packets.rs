@@ -1,4 +1,5 @@
 //! Every packet of the kernel's recordings through the engine, compared byte for byte.
+#![expect(clippy::print_stdout, reason = "the counts are of interest, and so is what differs")]
 
 use lvs_core::{Instant, Step};
 use lvs_tests::recordings::{

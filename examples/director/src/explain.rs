@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lvs_core::wire::Tuple;
 use lvs_core::{Config, Director, Endpoint, Instant, Prefix, Protocol};
 
-use crate::rules_file;
+use crate::rules_file::{self, Rules};
 
 /// Say which server a flow would go to, and every step why
 #[derive(Debug, Clone, clap::Args)]
@@ -38,13 +38,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if args.client.addr.is_ipv4() != args.service.addr.is_ipv4() {
         return Err("client and service are of two address families: no packet can be".into());
     }
-    let mut commands = rules_file::load(&args.rules)?;
+    let mut rules = Rules::read(&args.rules)?;
     if let Some(pool) = args.fullnat_pool {
-        rules_file::add_local_addresses(&mut commands, pool);
+        rules_file::add_local_addresses(&mut rules.commands, pool);
     }
     let mut director =
         Director::new(Config { sysctl: rules_file::sysctl(&args.sysctl)?, ..Config::default() });
-    director.apply(&commands, Instant::ZERO).map_err(|error| format!("{}: {error}", args.rules.display()))?;
+    rules.apply(&mut director, Instant::ZERO)?;
     let tuple = Tuple { protocol: args.protocol, src: args.client, dst: args.service };
     print(&director.explain(tuple, args.mark, Instant::ZERO).to_string());
     Ok(())

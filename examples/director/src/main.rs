@@ -5,7 +5,9 @@
 mod demo;
 mod explain;
 mod replay;
+mod routes;
 mod rules_file;
+mod run;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Demo(demo::Args),
+    Run(run::Args),
     Replay(replay::Args),
     Explain(explain::Args),
 }
@@ -30,6 +33,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Demo(args) => demo::run(&args),
+        Verb::Run(args) => run::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Explain(args) => explain::run(&args),
     };
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lvs-director: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(run::exit_code(&*error))
         }
     }
 }

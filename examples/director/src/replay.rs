@@ -11,7 +11,7 @@ use lvs_core::wire::{HEADROOM, Packet, TAILROOM};
 use lvs_core::{Config, Director, Environment, Instant, PassPolicy, Prefix, Step, Verdict};
 use serde::Serialize;
 
-use crate::rules_file;
+use crate::rules_file::{self, Rules};
 
 /// Feed a capture (raw IP or Ethernet) through the engine
 #[derive(Debug, Clone, clap::Args)]
@@ -102,9 +102,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 fn director(args: &Args) -> Result<Director, Box<dyn Error>> {
-    let mut commands = rules_file::load(&args.rules)?;
+    let mut rules = Rules::read(&args.rules)?;
     if let Some(pool) = args.fullnat_pool {
-        rules_file::add_local_addresses(&mut commands, pool);
+        rules_file::add_local_addresses(&mut rules.commands, pool);
     }
     let mut director = Director::new(Config {
         environment: Environment {
@@ -119,7 +119,7 @@ fn director(args: &Args) -> Result<Director, Box<dyn Error>> {
         seed: args.seed,
         ..Config::default()
     });
-    director.apply(&commands, Instant::ZERO).map_err(|error| format!("{}: {error}", args.rules.display()))?;
+    rules.apply(&mut director, Instant::ZERO)?;
     Ok(director)
 }
 

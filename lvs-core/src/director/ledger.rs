@@ -117,16 +117,17 @@ impl Director {
             }
             self.trace.note(|| Step::State { before: conn.state, after: state });
         }
-        if flags.contains(ConnFlags::INACTIVE) != conn.flags.contains(ConnFlags::INACTIVE) {
-            if let Some(record) = self.pool.server_mut(conn.server_id) {
-                let load = &record.server.load;
-                if flags.contains(ConnFlags::INACTIVE) {
-                    load.sub_active();
-                    load.add_inactive();
-                } else {
-                    load.sub_inactive();
-                    load.add_active();
-                }
+        let inactive = flags.contains(ConnFlags::INACTIVE);
+        if inactive != conn.flags.contains(ConnFlags::INACTIVE)
+            && let Some(record) = self.pool.server_mut(conn.server_id)
+        {
+            let load = &record.server.load;
+            if inactive {
+                load.sub_active();
+                load.add_inactive();
+            } else {
+                load.sub_inactive();
+                load.add_active();
             }
         }
         state

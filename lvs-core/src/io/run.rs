@@ -245,9 +245,9 @@ fn fire_until(engine: &mut impl Engine, at: Instant) {
 ///
 /// # Examples
 /// ```
-/// use lvs_core::io::{Engine, Memory, MonotonicClock, Outgoing, run};
+/// use lvs_core::io::{Engine, Memory, MonotonicClock, run};
 /// use lvs_core::wire::Packet;
-/// use lvs_core::{Instant, Verdict};
+/// use lvs_core::{Instant, Outgoing, Verdict};
 ///
 /// /// Sends every packet on to one next hop.
 /// struct Forward;

@@ -96,9 +96,9 @@ mod v4 {
     #[test]
     fn sctp() {
         let parsed = ok(&ipv4(SCTP, &SCTP_PACKET));
-        assert_eq!(parsed.transport, Transport::Sctp { sport: 7, dport: 9, chunk: Some(1) });
+        assert_eq!(parsed.transport, Transport::Sctp { sport: 7, dport: 9, chunk: Some(1), second: None });
         let parsed = ok(&ipv4(SCTP, &SCTP_PACKET[..12]));
-        assert_eq!(parsed.transport, Transport::Sctp { sport: 7, dport: 9, chunk: None });
+        assert_eq!(parsed.transport, Transport::Sctp { sport: 7, dport: 9, chunk: None, second: None });
     }
 
     #[test]
