@@ -11,7 +11,8 @@ impl Director {
     /// No connection and no service: perhaps a reply of a real server that nobody waits for.
     pub(super) fn stray(&mut self, job: &mut Job<'_, '_>, tuple: &Tuple) -> Verdict {
         let resets = job.parsed.tcp_flags().contains(TcpFlags::RST);
-        if self.config.sysctl.nat_icmp_send && !resets && self.pool.is_reply_source(tuple.src) {
+        if self.config.sysctl.nat_icmp_send && !resets && self.pool.is_reply_source(tuple.protocol, tuple.src)
+        {
             let from = self.config.environment.source(Family::of(&job.parsed.src));
             return self.answer_icmp(job, IcmpError::PortUnreachable, DropReason::NoServer, from, true);
         }
