@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use lvs_sched::{Endpoint, Instant, ServerId, Weight};
+use lvs_sched::{Endpoint, Instant, Protocol, ServerId, Weight};
 
 use super::Director;
 use crate::conn::{ConnFlags, ConnId, Connection, Filter, Method, SnapshotError, parse_snapshot};
@@ -12,6 +12,7 @@ use crate::rewrite::Deltas;
 use crate::service::{
     Command, Family, ForwardingMethod, RealServer, ServiceKey, TimeoutSettings, Tunnel, VirtualService,
 };
+use crate::stats::Traffic;
 use crate::wire::Tuple;
 
 /// A command that cannot be carried out.
@@ -172,7 +173,7 @@ impl Director {
 
     /// Ends connections that match, as if they had timed out. Returns how many.
     pub fn kill(&mut self, filter: Filter) -> usize {
-        let doomed: Vec<ConnId> = self.conns.iter_filtered(filter).map(|(id, _)| id).collect();
+        let doomed: Vec<ConnId> = self.connections(filter).map(|(id, _)| id).collect();
         for &id in &doomed {
             self.end(id);
         }
@@ -198,15 +199,20 @@ impl Director {
             let Some(service) = self.pool.find(&tuple, conn.mark) else { continue };
             let Some(id) = self.server_for(service, &conn) else { continue };
             conn.server_id = id;
+            let (family, capacity) = (Family::of(&conn.client.addr), self.conns.capacity());
+            let room = if family == Family::V4 { capacity.ipv4 } else { capacity.ipv6 };
+            if self.conns.len_of(family) >= room as usize {
+                continue;
+            }
             let is_fullnat = conn.method == Method::FullNat;
-            if is_fullnat && !self.local_ports.reserve(conn.local, conn.server, conn.protocol) {
+            if is_fullnat && !self.local_ports.reserve(conn.local, self.port_space(&conn), conn.protocol) {
                 continue;
             }
             let deltas = Deltas::of(&conn);
             if self.insert(&conn, deltas, now).is_ok() {
                 restored += 1;
-            } else if is_fullnat {
-                self.local_ports.free(conn.local, conn.server, conn.protocol);
+            } else {
+                self.free_local(&conn);
             }
         }
         Ok(restored)
@@ -270,6 +276,9 @@ impl Director {
             Command::Zero(key) => {
                 let index = key.as_ref().and_then(|key| self.pool.index_of(key));
                 self.pool.zero(index);
+                if key.is_none() {
+                    self.traffic = Traffic::default();
+                }
             }
             Command::SetTimeouts(settings) => self.set_timeouts(*settings),
         }
@@ -367,6 +376,11 @@ impl Shadow<'_> {
             ForwardingMethod::Tunnel(Tunnel::Gue { port: 0, .. }) => {
                 return Err(ConfigError::NoTunnelPort(server.endpoint));
             }
+            ForwardingMethod::FullNat if is_one_packet(service) => {
+                return Err(ConfigError::Unsupported(
+                    "one-packet scheduling (-o) with --fullnat, whose local port would be free before the reply,",
+                ));
+            }
             ForwardingMethod::FullNat => {
                 let usable = |addr: &IpAddr| Family::of(addr) == family;
                 if !service.local_addresses.iter().any(usable) {
@@ -384,6 +398,15 @@ impl Shadow<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the service schedules single datagrams; TCP and SCTP never are.
+fn is_one_packet(service: &VirtualService) -> bool {
+    let udp = match service.key {
+        ServiceKey::Address { protocol, .. } => protocol == Protocol::Udp,
+        ServiceKey::Mark { .. } => true,
+    };
+    udp && service.one_packet
 }
 
 fn check_service(service: &VirtualService) -> Result<(), ConfigError> {

@@ -9,12 +9,15 @@ use crate::answer::{self, IcmpError};
 use crate::conn::{ConnFlags, Connection, Direction, Method};
 use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Outer, Rewrite};
 use crate::service::Family;
 use crate::toa;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::finish_checksum;
 use crate::wire::{ChecksumState, Meta, TcpFlags, Transport, ipv4, ipv6};
+
+/// The largest value of a length field.
+const MAX_LENGTH: u32 = 0xffff;
 
 /// How a packet that may leave leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +63,19 @@ impl Director {
         };
         let size = inner + u32::from(overhead);
         if size <= u32::from(rewrite.mtu) {
-            return Ok(if job.pieces.is_some() { Fit::Cut } else { Fit::Whole });
+            return if job.pieces.is_some() { self.may_cut(job, rewrite) } else { Ok(Fit::Whole) };
         }
         let keeps_df = rewrite.outer.is_none_or(|outer| outer.copy_df);
-        let cut = parsed.is_ipv4() && !(parsed.dont_fragment && keeps_df) && gso.is_none();
+        let may_be_cut = if parsed.is_ipv4() {
+            !(parsed.dont_fragment && keeps_df)
+        } else {
+            // No sender can make it smaller, so the tunnel's own packet is cut (RFC 2473 section 7.1).
+            rewrite.outer.is_some() && inner <= u32::from(MIN_MTU_V6)
+        };
+        let cut = may_be_cut && gso.is_none();
         self.trace.note(|| Step::TooLarge { size, mtu: rewrite.mtu, cut });
         if cut {
-            return Ok(Fit::Cut);
+            return self.may_cut(job, rewrite);
         }
         let mtu = rewrite.mtu.saturating_sub(overhead);
         if parsed.is_ipv4() {
@@ -80,8 +89,37 @@ impl Director {
         Err(Refusal::TooBig { mtu: mtu.max(MIN_MTU_V6) })
     }
 
+    /// Whether a packet can be cut once it has its headers, and its pieces find room in the queue.
+    fn may_cut(&self, job: &Job<'_, '_>, rewrite: &Rewrite) -> Result<Fit, Refusal> {
+        let len = job.parsed.len + u32::from(rewrite.overhead());
+        let (longest, header) = match rewrite.outer {
+            Some(Outer { dst: IpAddr::V4(_), .. }) => (MAX_LENGTH, ipv4::MIN_HEADER_LEN),
+            Some(_) => (ipv6::HEADER_LEN as u32 + MAX_LENGTH, ipv6::HEADER_LEN + ipv6::FRAGMENT_LEN),
+            None => (u32::MAX, usize::from(job.parsed.l4) + ipv6::FRAGMENT_LEN),
+        };
+        if len > longest {
+            return Err(Refusal::Silent(DropReason::TooBig));
+        }
+        let limit = job.pieces.map_or(rewrite.mtu, |pieces| pieces.largest.min(rewrite.mtu));
+        let room = (usize::from(limit).saturating_sub(header) / 8).max(1) * 8;
+        // One more than needed, for a TCP option that may yet come.
+        let as_they_came = job.pieces.map_or(0, |pieces| pieces.sizes.len());
+        let count = as_they_came.max((len as usize).div_ceil(room)) + 1;
+        if self.outgoing.len() + count > self.config.limits.outgoing {
+            return Err(Refusal::Silent(DropReason::QueueFull));
+        }
+        Ok(Fit::Cut)
+    }
+
     /// Applies a rewrite that [`fit`](Self::fit) has passed.
     pub(super) fn send(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, fit: Fit, toa: bool) -> Verdict {
+        if fit == Fit::Cut
+            && let Some(outer @ Outer { copy_df: true, .. }) = rewrite.outer
+        {
+            // What is cut must have an identification, and so no DF, even if the fragments that came had it.
+            let rewrite = Rewrite { outer: Some(Outer { copy_df: false, ..outer }), ..*rewrite };
+            return self.send(job, &rewrite, fit, toa);
+        }
         let verdict = Verdict::Transmit { next_hop: rewrite.next_hop };
         // Link padding behind the packet stays here.
         if job.packet.set_len(job.parsed.len as usize).is_err() {

@@ -52,6 +52,10 @@ impl Director {
             Ok(parsed) => parsed,
             Err(error) => return Verdict::Drop(error.drop_reason()),
         };
+        if parsed.fragment.is_some() {
+            // Fragments within fragments: no sender does that.
+            return Verdict::Drop(DropReason::Malformed);
+        }
         parsed.dont_fragment = datagram.dont_fragment;
         let pieces = Pieces { sizes: datagram.sizes.clone(), largest: datagram.max_size, id: datagram.id };
         let key = parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)));

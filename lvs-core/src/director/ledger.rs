@@ -80,9 +80,10 @@ impl Director {
     pub(super) fn take_local(
         &mut self,
         service: usize,
-        rip: Endpoint,
+        conn: &Connection,
         tuple: &Tuple,
     ) -> Result<Endpoint, DropReason> {
+        let rip = self.port_space(conn);
         let pool = self.pool.service(service).locals(Family::of(&rip.addr));
         if pool.is_empty() {
             return Err(DropReason::NoLocalAddress);
@@ -93,8 +94,16 @@ impl Director {
 
     pub(super) fn free_local(&mut self, conn: &Connection) {
         if conn.method == Method::FullNat {
-            self.local_ports.free(conn.local, conn.server, conn.protocol);
+            self.local_ports.free(conn.local, self.port_space(conn), conn.protocol);
         }
+    }
+
+    /// Towards which endpoint FULLNAT's ports are told apart. A server without a port has one range for all its
+    /// ports: which of them there are is the clients' choice, and each range takes memory.
+    pub(super) fn port_space(&self, conn: &Connection) -> Endpoint {
+        let any_port =
+            self.pool.server(conn.server_id).is_some_and(|record| record.config.endpoint.port == 0);
+        if any_port { Endpoint::new(conn.server.addr, 0) } else { conn.server }
     }
 
     /// The state machine's step for one packet; keeps the server's active and inactive counts.

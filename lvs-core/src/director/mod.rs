@@ -29,7 +29,7 @@ mod trace;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use lvs_sched::{Flow, Instant, Scheduler, Server};
+use lvs_sched::{Flow, Instant, Protocol, Scheduler, Server};
 
 pub use config::{Config, FullNatOptions, Limits, PassPolicy};
 pub use control::{ApplyError, ConfigError};
@@ -193,7 +193,8 @@ impl Director {
     ) -> Verdict {
         let verdict = match parsed {
             Err(error) => Verdict::Drop(error.drop_reason()),
-            Ok(parsed) if is_martian(parsed.src) => Verdict::Drop(DropReason::Martian),
+            Ok(parsed) if is_martian(parsed) => Verdict::Drop(DropReason::Martian),
+            Ok(parsed) if is_group(parsed.dst) => self.to_group(parsed),
             Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, parsed, now),
             Ok(parsed) => {
                 let mut job = Job { packet, parsed, pieces: None, now };
@@ -249,6 +250,9 @@ impl Director {
         self.count_packet(conn.server_id, job.parsed.len, direction);
         let state = self.advance(id, conn, direction, job.parsed);
         self.conns.touch(id, job.now + self.timeouts.of(state));
+        if self.is_for_host(conn) {
+            return Some(Verdict::Pass);
+        }
         let packet_id = self.take_id();
         let planned = self.rewrite_of(conn, direction, self.deltas(id), packet_id);
         let rewrite = match &planned {
@@ -288,7 +292,8 @@ impl Director {
         let record = self.pool.service_mut(service);
         let flow = Flow { protocol: tuple.protocol, client: tuple.src, service: tuple.dst };
         let choice = choose(record.scheduler.as_mut(), &record.servers, &flow, job.now, &mut self.trace);
-        let one_packet = record.config.one_packet;
+        // The kernel schedules single datagrams, whatever a service by mark lets in beside them.
+        let one_packet = record.config.one_packet && tuple.protocol == Protocol::Udp;
         self.trace.note(|| scheduled(self.pool.service(service), choice));
         let Some(first) = choice else { return self.refuse_opening(job, Refusal::NoServer) };
 
@@ -302,6 +307,9 @@ impl Director {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
             };
+            if self.is_for_host(&conn) {
+                return self.open_at_host(job, service, &conn, one_packet);
+            }
             let deltas = Deltas::of(&conn);
             let id = self.take_id();
             let plan = self.rewrite_of(&conn, Direction::In, deltas, id).map_err(Refusal::Silent);
@@ -357,10 +365,22 @@ fn scheduled(record: &pool::ServiceRecord, choice: Option<usize>) -> Step {
     }
 }
 
-/// Sources that no packet from a network may have (RFC 1122 3.2.1.3, RFC 4291 2.5 and 2.7).
-fn is_martian(src: IpAddr) -> bool {
-    match src {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_multicast() || v6.is_unspecified(),
+/// Addresses that no packet from a network may have (RFC 1122 3.2.1.3, RFC 4291 2.5 and 2.7), and packets from their
+/// own destination. A sender without an address yet may speak to a group (DHCP, duplicate address detection).
+fn is_martian(parsed: &Parsed) -> bool {
+    let (src, dst) = (parsed.src, parsed.dst);
+    src.is_loopback()
+        || is_group(src)
+        || src.is_unspecified() && !is_group(dst)
+        || dst.is_loopback()
+        || dst.is_unspecified()
+        || src == dst
+}
+
+/// Multicast or limited broadcast.
+fn is_group(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
     }
 }

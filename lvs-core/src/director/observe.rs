@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use lvs_sched::{Flow, Instant, Protocol, Server};
+use lvs_sched::{Endpoint, Flow, Instant, Protocol, Server};
 
 use super::trace::Trace;
 use super::{Director, Outgoing, Step, choose, scheduled};
@@ -10,7 +10,7 @@ use crate::conn::{ConnId, Connection, Direction, Filter, Lookup, Method};
 use crate::ipvsadm::list::{self, ServerRow, ServiceRow};
 use crate::rewrite::Deltas;
 use crate::stats::{Counters, Traffic};
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::{Packet, Tuple};
 
 /// The size that `ipvsadm -Ln` prints: buckets of the kernel's table, 2 to the power of its default of 12.
@@ -50,17 +50,13 @@ impl Director {
             trace.note(|| Step::Hit { connection, direction });
             match self.may_continue(&connection, tuple.protocol != Protocol::Udp) {
                 Ok(()) => {
-                    if let Some(record) = self.pool.server(connection.server_id) {
-                        trace.note(|| Step::Server {
-                            server: connection.server,
-                            method: record.config.method.into(),
-                        });
-                    }
+                    let server = Endpoint::new(self.rip_of(&connection), connection.server.port);
+                    trace.note(|| Step::Server { server, method: connection.method });
                     return Explanation { steps: trace.into_steps() };
                 }
                 Err(super::Stale::Reopen(why)) => trace.note(|| Step::Reopened { why }),
                 Err(super::Stale::Drop) => {
-                    trace.note(|| Step::Verdict(Verdict::Drop(crate::DropReason::ServerGone)));
+                    trace.note(|| Step::Verdict(Verdict::Drop(DropReason::ServerGone)));
                     return Explanation { steps: trace.into_steps() };
                 }
             }
@@ -123,9 +119,12 @@ impl Director {
             self.counters.expired += 1;
             self.release(&ended.connection);
         }
-        self.fragments.handle_timeout(now);
+        let late = self.fragments.handle_timeout(now);
+        self.counters.count_late_drop(DropReason::FragmentTimeout, u64::from(late));
         self.count_lost_fragments();
-        self.pool.collect_trash(now);
+        for (server, protocol) in self.pool.collect_trash(now) {
+            self.local_ports.forget(server, protocol);
+        }
         self.path_mtu.forget(now);
     }
 
@@ -136,10 +135,11 @@ impl Director {
 
     /// The connections that match, in table order.
     pub fn connections(&self, filter: Filter) -> impl Iterator<Item = (ConnId, Connection)> {
-        self.conns.iter_filtered(filter).map(|(id, mut conn)| {
+        let whole = self.conns.iter().map(|(id, mut conn)| {
             conn.server.addr = self.rip_of(&conn);
             (id, conn)
-        })
+        });
+        whole.filter(move |(_, conn)| filter.matches(conn))
     }
 
     /// Bytes reserved for the connection table.

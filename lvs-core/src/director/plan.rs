@@ -7,7 +7,7 @@ use lvs_sched::{Endpoint, Instant, ServerId};
 use super::{Director, Job, Step};
 use crate::conn::{self, ConnFlags, Connection, Direction, Method, Row, State};
 use crate::rewrite::{Deltas, Outer, Rewrite};
-use crate::service::{Family, ForwardingMethod, Tunnel};
+use crate::service::Family;
 use crate::verdict::DropReason;
 use crate::wire::{Parsed, TcpFlags, Transport, Tuple, sctp};
 
@@ -23,27 +23,27 @@ pub(super) enum Stale {
 const FTP_DATA: u16 = 20;
 
 impl Director {
-    /// Whether a packet from the client may go on using its connection.
+    /// Whether a packet from the client may go on using its connection. As in the kernel a packet that begins anew
+    /// is asked first, so that the remains of a closed flow to a deleted server hold nobody up.
     pub(super) fn may_continue(&self, conn: &Connection, opens: bool) -> Result<(), Stale> {
         let sysctl = &self.config.sysctl;
         let server = self.pool.server(conn.server_id);
+        if opens {
+            if sysctl.expire_nodest_conn && server.is_some_and(|record| record.config.weight.is_quiesced()) {
+                return Err(Stale::Reopen("its server is quiesced and expire_nodest_conn is set"));
+            }
+            let closed = matches!(conn.state, State::TimeWait | State::Close | State::SctpClosed);
+            let one_way = conn.state == State::FinWait && conn.flags.contains(ConnFlags::NO_OUTPUT);
+            if sysctl.conn_reuse_mode != 0 && (closed || sysctl.conn_reuse_mode & 2 != 0 && one_way) {
+                return Err(Stale::Reopen("a new SYN, and the old connection is closed"));
+            }
+        }
         if server.is_none_or(|record| record.deleted.is_some()) {
             return Err(if sysctl.expire_nodest_conn {
                 Stale::Reopen("its server was deleted")
             } else {
                 Stale::Drop
             });
-        }
-        if !opens {
-            return Ok(());
-        }
-        if sysctl.expire_nodest_conn && server.is_some_and(|record| record.config.weight.is_quiesced()) {
-            return Err(Stale::Reopen("its server is quiesced and expire_nodest_conn is set"));
-        }
-        let closed = matches!(conn.state, State::TimeWait | State::Close | State::SctpClosed);
-        let one_way = conn.state == State::FinWait && conn.flags.contains(ConnFlags::NO_OUTPUT);
-        if sysctl.conn_reuse_mode != 0 && (closed || sysctl.conn_reuse_mode & 2 != 0 && one_way) {
-            return Err(Stale::Reopen("a new SYN, and the old connection is closed"));
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ impl Director {
         let mut conn = self.connection_to(id, tuple, job.now).ok_or(DropReason::NoServer)?;
         self.trace.note(|| Step::Server { server: conn.server, method: conn.method });
         if conn.method == Method::FullNat {
-            conn.local = self.take_local(service, conn.server, tuple)?;
+            conn.local = self.take_local(service, &conn, tuple)?;
             self.trace.note(|| Step::Local(conn.local));
         }
         conn.mark = mark;
@@ -129,10 +129,7 @@ impl Director {
                 Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
             }
             Method::Tunnel => {
-                let tunnel = match record.config.method {
-                    ForwardingMethod::Tunnel(tunnel) => tunnel,
-                    _ => Tunnel::default(),
-                };
+                let tunnel = record.tunnel;
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use lvs_sched::{Change, Endpoint, Instant, Protocol, Scheduler, Server, ServerId, Thresholds};
 
-use crate::service::{Family, ForwardingMethod, RealServer, ServiceKey, VirtualService};
+use crate::service::{Family, ForwardingMethod, RealServer, ServiceKey, Tunnel, VirtualService};
 use crate::stats::Traffic;
 use crate::wire::Tuple;
 
@@ -50,12 +50,23 @@ pub(crate) struct ServerRecord {
     /// Where the service stands in the pool, while it is there.
     pub(crate) service_index: Option<usize>,
     pub(crate) config: RealServer,
+    /// The outer headers of its tunnels: also when it is no tunnel any more, connections that began so go on.
+    pub(crate) tunnel: Tunnel,
     pub(crate) thresholds: Thresholds,
     pub(crate) server: Server,
     /// Connections that refer to this record.
     pub(crate) connections: u32,
     pub(crate) deleted: Option<Instant>,
     pub(crate) traffic: Traffic,
+}
+
+impl ServerRecord {
+    fn configure(&mut self, config: RealServer) {
+        self.config = config;
+        if let ForwardingMethod::Tunnel(tunnel) = config.method {
+            self.tunnel = tunnel;
+        }
+    }
 }
 
 /// All services and servers of one director.
@@ -69,7 +80,7 @@ pub(crate) struct Pool {
     /// How many servers whose replies come through the director stand at this endpoint, by their service's
     /// protocol; those of a service by mark answer in every protocol.
     reply_sources: Map<(Option<Protocol>, Endpoint), u32>,
-    /// How many servers have this address.
+    /// How many servers have this address, deleted ones included as long as they are remembered.
     server_addrs: Map<IpAddr, u32>,
 }
 
@@ -227,10 +238,14 @@ impl Pool {
         });
         let id = ServerId(u32::try_from(slot).unwrap_or(u32::MAX));
         let thresholds = thresholds_of(&config);
+        if trashed.is_none() {
+            count_up(&mut self.server_addrs, config.endpoint.addr);
+        }
         let mut record = self.servers[slot].take().unwrap_or_else(|| ServerRecord {
             service: key,
             service_index: None,
             config,
+            tunnel: Tunnel::default(),
             thresholds,
             server: Server::new(id, config.endpoint, config.weight),
             connections: 0,
@@ -238,7 +253,7 @@ impl Pool {
             traffic: Traffic::default(),
         });
         record.service_index = Some(service);
-        record.config = config;
+        record.configure(config);
         thresholds.replaced(record.thresholds, &record.server.load);
         record.thresholds = thresholds;
         record.server.set_weight(config.weight);
@@ -255,7 +270,8 @@ impl Pool {
     pub(crate) fn edit_server(&mut self, service: usize, id: ServerId, config: RealServer) {
         let key = self.services[service].config.key;
         let Some(record) = self.server_mut(id) else { return };
-        let old = core::mem::replace(&mut record.config, config);
+        let old = record.config;
+        record.configure(config);
         let thresholds = thresholds_of(&config);
         thresholds.replaced(record.thresholds, &record.server.load);
         record.thresholds = thresholds;
@@ -282,16 +298,29 @@ impl Pool {
         }
     }
 
-    /// Forgets deleted servers whose trash time is over and that no connection refers to.
-    pub(crate) fn collect_trash(&mut self, now: Instant) {
+    /// Forgets deleted servers whose trash time is over and that no connection refers to. Returns those that may
+    /// have had local ports and whose address no other server has.
+    pub(crate) fn collect_trash(&mut self, now: Instant) -> Vec<(Endpoint, Protocol)> {
+        let mut gone = Vec::new();
         for slot in &mut self.servers {
-            let over = slot.as_ref().is_some_and(|record| {
+            let over = slot.take_if(|record| {
                 record.connections == 0 && record.deleted.is_some_and(|since| now - since >= TRASH_TIME)
             });
-            if over {
-                *slot = None;
+            let Some(ServerRecord { service, config: RealServer { endpoint, .. }, .. }) = over else {
+                continue;
+            };
+            count_down(&mut self.server_addrs, &endpoint.addr);
+            if self.server_addrs.contains_key(&endpoint.addr) {
+                continue;
             }
+            let of_service = |protocol: &Protocol| match service {
+                ServiceKey::Address { protocol: own, .. } => own == *protocol,
+                ServiceKey::Mark { .. } => true,
+            };
+            let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().filter(of_service);
+            gone.extend(protocols.map(|protocol| (endpoint, protocol)));
         }
+        gone
     }
 
     /// When [`collect_trash`](Self::collect_trash) may have something to do.
@@ -315,16 +344,10 @@ impl Pool {
     }
 
     fn watch(&mut self, service: &ServiceKey, config: &RealServer, add: bool) {
-        let addr = config.endpoint.addr;
         let protocol = match service {
             ServiceKey::Address { protocol, .. } => Some(*protocol),
             ServiceKey::Mark { .. } => None,
         };
-        if add {
-            count_up(&mut self.server_addrs, addr);
-        } else {
-            count_down(&mut self.server_addrs, &addr);
-        }
         if config.method == ForwardingMethod::Masquerade {
             if add {
                 count_up(&mut self.reply_sources, (protocol, config.endpoint));

@@ -6,10 +6,11 @@ use super::deliver::Refusal;
 use super::{Director, Job, PassPolicy, Step};
 use crate::answer::{self, IcmpError};
 use crate::conn::{Connection, Direction, Lookup, Method};
+use crate::environment::MIN_MTU_V6;
 use crate::rewrite::{Deltas, IcmpRewrite, Rewrite};
-use crate::service::Family;
+use crate::service::{Family, Tunnel};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted};
+use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted, udp};
 
 impl Director {
     /// An ICMP message: an error about a flow, or the host's.
@@ -19,15 +20,18 @@ impl Director {
             IcmpBody::BadQuote => return Verdict::Drop(DropReason::Malformed),
             IcmpBody::EchoRequest | IcmpBody::Other => return self.host(job),
         };
-        if self.is_own_tunnel(&quoted) {
-            return self.about_tunnel(job, icmp, &quoted);
-        }
         // The quote travelled the other way: what answers to it belongs to the same connection.
         let found = quoted.tuple().filter(|_| !quoted.later_fragment).map(|tuple| {
             let tuple = tuple.reversed();
             self.conns.lookup(&tuple, job.now)
         });
-        let Some(Lookup::Hit(id, direction)) = found else { return self.unrelated(job) };
+        let Some(Lookup::Hit(id, direction)) = found else {
+            let bytes = &job.packet.bytes()[..job.parsed.len as usize];
+            return match self.tunnelled(bytes, &quoted) {
+                Some(inner) => self.about_tunnel(job, icmp, &quoted, inner),
+                None => self.unrelated(job),
+            };
+        };
         let Some(conn) = self.conns.get(id) else { return self.unrelated(job) };
         self.trace.note(|| Step::Related { connection: conn, direction });
         self.follow(job, &conn, direction, &quoted)
@@ -41,6 +45,9 @@ impl Director {
         direction: Direction,
         quoted: &Quoted,
     ) -> Verdict {
+        if self.is_for_host(conn) {
+            return Verdict::Pass;
+        }
         let translated = match self.pool.server(conn.server_id) {
             Some(_) => conn.method.sees_replies(),
             None => return Verdict::Drop(DropReason::ServerGone),
@@ -83,24 +90,37 @@ impl Director {
         if host_knows { self.host(job) } else { Verdict::Drop(DropReason::UnrelatedIcmp) }
     }
 
-    /// Whether the quoted packet is one of the director's own tunnel packets.
-    fn is_own_tunnel(&self, quoted: &Quoted) -> bool {
-        matches!(quoted.protocol, IPIP | IPV6_IN_IP)
-            && self.config.environment.is_own(quoted.src)
-            && self.pool.is_server_addr(quoted.dst)
+    /// Where the client's packet starts in a quoted one that may be the director's own tunnel packet.
+    fn tunnelled(&self, bytes: &[u8], quoted: &Quoted) -> Option<usize> {
+        let own = self.config.environment.is_own(quoted.src) && self.pool.is_server_addr(quoted.dst);
+        if !own || quoted.later_fragment {
+            return None;
+        }
+        let at = usize::from(quoted.l4_offset);
+        let header = match quoted.protocol {
+            IPIP | IPV6_IN_IP => 0,
+            UDP => {
+                let gue = *bytes.get(at + udp::HEADER_LEN)?;
+                // Version 0, data message; the length of optional fields in words.
+                (gue & 0xe0 == 0).then_some(udp::HEADER_LEN + 4 + usize::from(gue & 0x1f) * 4)?
+            }
+            GRE => 4 + if *bytes.get(at)? & GRE_CHECKSUM_PRESENT != 0 { 4 } else { 0 },
+            _ => return None,
+        };
+        Some(at + header)
     }
 
     /// A router could not carry a tunnel packet: learn the path's MTU and tell the client, whose packet it was.
     ///
     /// The kernel relays in the same way, but tells the MTU from before this message; the right one follows
     /// with the client's next large packet. Here the client learns it at once.
-    fn about_tunnel(&mut self, job: &mut Job<'_, '_>, icmp: Icmp, outer: &Quoted) -> Verdict {
+    fn about_tunnel(&mut self, job: &mut Job<'_, '_>, icmp: Icmp, outer: &Quoted, at: usize) -> Verdict {
         if !icmp_checksum_is_right(job.packet.bytes(), job.parsed) {
             return Verdict::Drop(DropReason::BadIcmpChecksum);
         }
-        let Some(inner) = wire::parse_quoted(job.packet.bytes(), usize::from(outer.l4_offset)) else {
-            return self.unrelated(job);
-        };
+        // Link padding behind the packet is nobody's word.
+        let bytes = &job.packet.bytes()[..job.parsed.len as usize];
+        let Some(inner) = wire::parse_quoted(bytes, at) else { return self.unrelated(job) };
         let Some(tuple) = inner.tuple() else { return self.unrelated(job) };
         let Lookup::Hit(id, Direction::In) = self.conns.lookup(&tuple, job.now) else {
             return self.unrelated(job);
@@ -109,7 +129,14 @@ impl Director {
         let tunnelled = self
             .pool
             .server(conn.server_id)
-            .is_some_and(|record| conn.method == Method::Tunnel && record.config.endpoint.addr == outer.dst);
+            .filter(|record| conn.method == Method::Tunnel && record.config.endpoint.addr == outer.dst)
+            .is_some_and(|record| match record.tunnel {
+                Tunnel::Ipip => matches!(outer.protocol, IPIP | IPV6_IN_IP),
+                Tunnel::Gue { port, .. } => {
+                    outer.protocol == UDP && outer.ports.is_some_and(|(_, to)| to == port)
+                }
+                Tunnel::Gre { .. } => outer.protocol == GRE,
+            });
         if !tunnelled {
             return self.unrelated(job);
         }
@@ -119,20 +146,25 @@ impl Director {
             IpAddr::V6(_) => icmp.kind == V6_TOO_BIG,
         };
         let error = if too_big {
-            let told = u16::try_from(icmp.rest & 0xffff).unwrap_or(u16::MAX);
+            // 16 bits in ICMP, 32 in ICMPv6.
+            let said = if job.parsed.is_ipv4() { icmp.rest & 0xffff } else { icmp.rest };
+            let told = u16::try_from(said).unwrap_or(u16::MAX);
             self.path_mtu.learn(outer.dst, told, job.now);
             if inner.src.is_ipv4() && !inner.dont_fragment {
                 return Verdict::Drop(DropReason::LocalSilent);
             }
             let mtu = self.path_mtu.limit(outer.dst, self.config.environment.mtu_to(outer.dst));
-            IcmpError::TooBig { mtu: u32::from(mtu.saturating_sub(outer.l4_offset - outer.offset)) }
+            let overhead = at - usize::from(outer.offset);
+            let fits = usize::from(mtu).saturating_sub(overhead) as u32;
+            let least = if inner.src.is_ipv4() { 0 } else { u32::from(MIN_MTU_V6) };
+            IcmpError::TooBig { mtu: fits.max(least) }
         } else if inner.src.is_ipv4() == job.parsed.is_ipv4() {
             IcmpError::Relayed { kind: icmp.kind, code: icmp.code, rest: icmp.rest }
         } else {
             IcmpError::HostUnreachable
         };
         let id = self.take_id();
-        let quote = &job.packet.bytes()[usize::from(outer.l4_offset)..job.parsed.len as usize];
+        let quote = &job.packet.bytes()[at..job.parsed.len as usize];
         let mut message = core::mem::take(&mut self.answer);
         message.clear();
         let verdict = match answer::icmp_error(&mut message, quote, error, conn.service.addr, id) {
@@ -145,7 +177,10 @@ impl Director {
 }
 
 const IPIP: u8 = 4;
+const UDP: u8 = 17;
 const IPV6_IN_IP: u8 = 41;
+const GRE: u8 = 47;
+const GRE_CHECKSUM_PRESENT: u8 = 0x80;
 const V4_UNREACHABLE: u8 = 3;
 const V4_FRAGMENTATION_NEEDED: u8 = 4;
 const V6_TOO_BIG: u8 = 2;

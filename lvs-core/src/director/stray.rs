@@ -2,10 +2,11 @@
 
 use super::{Director, Job, PassPolicy, Refusal, Step};
 use crate::answer::{self, IcmpError};
-use crate::rewrite::Rewrite;
+use crate::conn::{Connection, Method, State};
+use crate::rewrite::{Deltas, Rewrite};
 use crate::service::Family;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{TcpFlags, Transport, Tuple};
+use crate::wire::{Parsed, TcpFlags, Transport, Tuple};
 
 impl Director {
     /// No connection and no service: perhaps a reply of a real server that nobody waits for.
@@ -17,6 +18,37 @@ impl Director {
             return self.answer_icmp(job, IcmpError::PortUnreachable, DropReason::NoServer, from, true);
         }
         self.host(job)
+    }
+
+    /// To a multicast or broadcast address: never a connection's (IPVS takes packets for one host only).
+    pub(super) fn to_group(&mut self, parsed: &Parsed) -> Verdict {
+        self.trace.note(|| Step::Host { to: parsed.dst });
+        match self.config.pass {
+            PassPolicy::Pass => Verdict::Pass,
+            PassPolicy::Answer => Verdict::Drop(DropReason::NotForUs),
+        }
+    }
+
+    /// Whether the connection's server is the host behind the engine; without a host nobody serves it.
+    #[inline]
+    pub(super) fn is_for_host(&self, conn: &Connection) -> bool {
+        conn.method == Method::Local && self.config.pass == PassPolicy::Pass
+    }
+
+    /// Opens a connection to the host itself, which gets the packet as it is.
+    pub(super) fn open_at_host(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        service: usize,
+        conn: &Connection,
+        one_packet: bool,
+    ) -> Verdict {
+        if !one_packet && let Err(refusal) = self.insert(conn, Deltas::default(), job.now) {
+            return self.refuse_opening(job, refusal);
+        }
+        self.trace.note(|| Step::State { before: State::None, after: conn.state });
+        self.count_opened(service, conn.server_id, job.parsed.len);
+        Verdict::Pass
     }
 
     /// What the host's own stack would do with the packet, or leaves it to it.

@@ -128,7 +128,9 @@ impl Rewrite {
             // The sender gave no checksum; behind NAT the kernel sends a full one.
             let (src, dst) =
                 (self.src.map_or(parsed.src, |e| e.addr), self.dst.map_or(parsed.dst, |e| e.addr));
-            let end = parsed.len as usize;
+            // Bytes behind what UDP itself says are not its data.
+            let said = usize::from(u16::from_be_bytes([bytes[l4 + 4], bytes[l4 + 5]]));
+            let end = (l4 + said).min(parsed.len as usize);
             wire::checksum::transport_checksum(src, dst, parsed.protocol, &bytes[l4..end])
         } else if is_udp {
             self.deltas.addr.plus(self.deltas.port).apply_udp(field)

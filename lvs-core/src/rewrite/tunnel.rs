@@ -112,17 +112,18 @@ impl Outer {
     /// Writes the outer IP header; returns its length.
     fn put_ip(&self, bytes: &mut [u8], inner: &Parsed, protocol: u8) -> usize {
         // A GSO packet may be longer than the field can say; whoever cuts it writes the lengths anew.
-        let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let field = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
         let ttl = inner.ttl.saturating_sub(1);
         let tos = outer_tos(inner.tos);
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let df = self.copy_df && inner.is_ipv4() && inner.dont_fragment;
                 let (id, flags) = if df { (0, ipv4::DONT_FRAGMENT) } else { (self.id, 0) };
+                let total = field(bytes.len());
                 let header = &mut bytes[..ipv4::MIN_HEADER_LEN];
                 header[ipv4::VERSION_IHL] = 0x45;
                 header[ipv4::TOS] = tos;
-                ipv4::set_total_len(header, len);
+                ipv4::set_total_len(header, total);
                 ipv4::set_id(header, id);
                 ipv4::set_flags(header, flags);
                 ipv4::set_ttl(header, ttl);
@@ -135,7 +136,7 @@ impl Outer {
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 bytes[..4].copy_from_slice(&(0x6000_0000 | u32::from(tos) << 20).to_be_bytes());
-                ipv6::set_payload_len(bytes, len.saturating_sub(ipv6::HEADER_LEN as u16));
+                ipv6::set_payload_len(bytes, field(bytes.len() - ipv6::HEADER_LEN));
                 ipv6::set_next_header(bytes, protocol);
                 ipv6::set_hop_limit(bytes, ttl);
                 ipv6::set_src(bytes, src);
