@@ -376,7 +376,7 @@ fn config(random: &mut Random, seed: u64) -> Config {
                 route("172.16.0.3", 576),
             ],
         },
-        fullnat: FullNatOptions { toa: false, blank_timestamp: false },
+        fullnat: FullNatOptions { toa: random.chance(50), blank_timestamp: false },
         icmp_limits: None::<IcmpLimits>,
         seed,
         ..Config::default()
