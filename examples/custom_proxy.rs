@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The program, with its output where the caller wants it.
 #[tokio::main(flavor = "current_thread")]
-pub async fn run(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let (mut addrs, mut backends) = (Vec::new(), Vec::new());
     for name in ["a", "b", "c"] {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -9,3 +9,9 @@
 //!
 //! They live in a package of their own so that what they need (an async runtime, a packet builder) stays out of
 //! the library's dependencies. This crate itself is empty; the tests run every program.
+
+// The examples in the project's texts are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod texts {}

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The program, with its output where the caller wants it.
-pub fn run(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let mut director = Director::new(Config::default());
     let commands: Vec<_> = rules::parse(RULES)?.into_iter().map(|line| line.command).collect();
     director.apply(&commands, Instant::ZERO)?;

@@ -288,7 +288,7 @@ stop_director() {
 # --- checks -----------------------------------------------------------------------------------------------------
 
 figure() { # figure MODE WHAT REQUESTS FAILED SERVER1 SERVER2 SECONDS RATE
-	FIGURES+=("$(printf '%-8s %-26s %9s %7s %9s %9s %8s %14s' "$@")")
+	FIGURES+=("$(printf '%-8s %-36s %9s %7s %9s %9s %8s %14s' "$@")")
 }
 
 checksum_errors() { # sum over all namespaces of packets whose checksum was wrong
@@ -369,8 +369,9 @@ check_wrk() { # check_wrk MODE
 			"$requests" "$failed" - - "$seconds" "$(awk "BEGIN { printf \"%.0f req/s\", $requests / $seconds }")"
 		total=$((total + requests))
 	done
-	((one > total / 4 && two > total / 4)) || fail "server1 answered $one of $total requests, server2 $two"
-	figure "$1" "wrk, as nginx counts" $((one + two)) 0 "$one" "$two" - -
+	# Connections are dealt out evenly, requests are not: a keep-alive connection asks as fast as its server answers.
+	((one > total / 20 && two > total / 20)) || fail "server1 answered $one of $total requests, server2 $two"
+	figure "$1" "wrk, as nginx counts" $((one + two)) - "$one" "$two" - -
 }
 
 translated() { # translated nat|fullnat
@@ -455,7 +456,7 @@ refused
 [[ $MODE == all || $MODE == tun ]] && tunnelled
 
 echo
-printf '%-8s %-26s %9s %7s %9s %9s %8s %14s\n' mode what requests failed server1 server2 seconds rate
+printf '%-8s %-36s %9s %7s %9s %9s %8s %14s\n' mode what requests failed server1 server2 seconds rate
 printf '%s\n' "${FIGURES[@]}"
 echo
 echo "all checks held in $SECONDS s; packets with wrong checksums: $(checksum_errors)"

@@ -3,7 +3,7 @@
 //! Everything is a list that is searched from the front; packets are taken apart and put together again byte by
 //! byte, with every checksum computed over all bytes. Of the engine it uses the configuration's types and the
 //! packet parser, nothing that looks up, schedules or writes; the hash schedulers `sh` and `mh` are the only ones
-//! that it borrows. It covers TCP and UDP over both families, NAT, DR, TUN (IP in IP) and FULLNAT without TOA. Not
+//! that it borrows. It covers TCP and UDP over both families, NAT, DR, TUN (IP in IP) and FULLNAT. Not
 //! covered: fragments that come in, ICMP, marks, persistence, one-packet scheduling, limits, `PassPolicy::Answer`.
 
 use std::collections::BTreeMap;
@@ -126,6 +126,8 @@ struct Conn {
     state: &'static str,
     no_output: bool,
     active: bool,
+    /// Packets from the client that left.
+    packets: u32,
     expires: Instant,
 }
 
@@ -152,6 +154,8 @@ struct Plan {
     /// Source and destination of the outer header.
     tunnel: Option<(IpAddr, IpAddr)>,
     next_hop: IpAddr,
+    /// Whose address a TCP option tells the server (TOA).
+    tell: Option<Endpoint>,
 }
 
 /// Why a packet may not leave.
@@ -473,16 +477,23 @@ impl Reference {
         self.advance(at, way, tcp);
         self.conns[at].expires = now + self.timeout(self.conns[at].state);
         let plan = match way {
-            Way::In => match self.plan_in(&conn) {
+            Way::In => match self.plan_in(&conn, tcp) {
                 Ok(plan) => plan,
                 Err(reason) => return Some(Answer::Drop(reason)),
             },
-            Way::Out => {
-                Plan { src: conn.service, dst: conn.client, tunnel: None, next_hop: conn.client.addr }
-            }
+            Way::Out => Plan {
+                src: conn.service,
+                dst: conn.client,
+                tunnel: None,
+                next_hop: conn.client.addr,
+                tell: None,
+            },
         };
         Some(match self.leave(bytes, parsed, &plan) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.conns[at].packets += u32::from(way == Way::In);
+                answer
+            }
             Err(refusal) => {
                 let from = if way == Way::In { Some(parsed.dst) } else { self.own(parsed.dst.is_ipv4()) };
                 self.refuse(bytes, refusal, from, way == Way::In)
@@ -563,9 +574,10 @@ impl Reference {
                 state,
                 no_output,
                 active: is_active(state),
+                packets: 1,
                 expires: now + self.timeout(state),
             };
-            let plan = match self.plan_in(&conn) {
+            let plan = match self.plan_in(&conn, tcp) {
                 Ok(plan) => plan,
                 Err(reason) => return Answer::Drop(reason),
             };
@@ -786,7 +798,7 @@ impl Reference {
         usize::from(best.map_or(environment.mtu, |(_, mtu)| mtu))
     }
 
-    fn plan_in(&self, conn: &Conn) -> Result<Plan, DropReason> {
+    fn plan_in(&self, conn: &Conn, tcp: u8) -> Result<Plan, DropReason> {
         let rip = conn.server.addr;
         let (src, dst, tunnel) = match conn.method {
             ForwardingMethod::Masquerade | ForwardingMethod::FullNat => (conn.local, conn.server, None),
@@ -797,7 +809,10 @@ impl Reference {
             }
             other => panic!("the reference does not know {other:?}"),
         };
-        Ok(Plan { src, dst, tunnel, next_hop: rip })
+        // With the SYN, and with the packet behind it.
+        let due = tcp & flags::SYN != 0 || conn.packets == 1 && tcp & 0x3f != 0;
+        let told = self.config.fullnat.toa && conn.method == ForwardingMethod::FullNat && due;
+        Ok(Plan { src, dst, tunnel, next_hop: rip, tell: told.then_some(conn.client) })
     }
 
     fn leave(&self, bytes: &[u8], parsed: &Parsed, plan: &Plan) -> Result<Answer, Refusal> {
@@ -831,6 +846,9 @@ impl Reference {
             let at = packets::checksum_at(&out).expect("TCP and UDP have one");
             let udp = parsed.protocol == 17;
             let none = udp && word(bytes, at) == 0;
+            if let Some(client) = plan.tell {
+                tell_client(&mut out, client, mtu);
+            }
             packets::set_transport_checksum(&mut out);
             if error != 0 && !none {
                 // What came wrong leaves as wrong as it came.
@@ -1055,6 +1073,25 @@ fn readdress(packet: &mut [u8], src: Endpoint, dst: Endpoint) {
     let l4 = packets::transport_at(packet);
     packet[l4..l4 + 2].copy_from_slice(&src.port.to_be_bytes());
     packet[l4 + 2..l4 + 4].copy_from_slice(&dst.port.to_be_bytes());
+}
+
+/// Puts the option TOA behind the TCP base header, if it fits: kind 254, length, port, address.
+fn tell_client(packet: &mut Vec<u8>, client: Endpoint, mtu: usize) {
+    let mut option = vec![254, if client.addr.is_ipv4() { 8 } else { 20 }];
+    option.extend(client.port.to_be_bytes());
+    match client.addr {
+        IpAddr::V4(addr) => option.extend(addr.octets()),
+        IpAddr::V6(addr) => option.extend(addr.octets()),
+    }
+    let len = packet.len() + option.len();
+    if len > mtu {
+        return;
+    }
+    let l4 = packets::transport_at(packet);
+    packet[l4 + 12] += (option.len() as u8 / 4) << 4;
+    packet.splice(l4 + 20..l4 + 20, option);
+    let (at, says) = if packet[0] >> 4 == 4 { (2, len) } else { (4, len - 40) };
+    packet[at..at + 2].copy_from_slice(&(says as u16).to_be_bytes());
 }
 
 /// Fragments of at most `mtu` bytes (RFC 791 section 3.2, RFC 8200 section 4.5); no options, no extensions.

@@ -22,7 +22,7 @@ use lvs_tests::random::Random;
 use lvs_tests::reference::{Answer, Reference, Row, ServerNumbers, long_name};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 4000;
+const SEEDS: u64 = 2000;
 /// Steps of one seed.
 const STEPS: usize = 300;
 /// A sixteenth of a second: the engine's clock, so that both end connections at the same step.
@@ -376,7 +376,7 @@ fn config(random: &mut Random, seed: u64) -> Config {
                 route("172.16.0.3", 576),
             ],
         },
-        fullnat: FullNatOptions { toa: false, blank_timestamp: false },
+        fullnat: FullNatOptions { toa: random.chance(50), blank_timestamp: false },
         icmp_limits: None::<IcmpLimits>,
         seed,
         ..Config::default()

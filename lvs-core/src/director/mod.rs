@@ -38,7 +38,7 @@ pub use pool::TRASH_TIME;
 pub use trace::{Candidate, Step};
 
 use crate::answer::IcmpLimiter;
-use crate::conn::{ConnId, ConnTable, Direction, Lookup, State, Timeouts};
+use crate::conn::{ConnId, ConnTable, Direction, Lookup, Method, State, Timeouts};
 use crate::fragment::FragmentStore;
 use crate::local_ports::LocalPorts;
 use crate::rewrite::Deltas;
@@ -250,8 +250,8 @@ impl Director {
         self.count_packet(conn.server_id, job.parsed.len, direction);
         let state = self.advance(id, conn, direction, job.parsed);
         self.conns.touch(id, job.now + self.timeouts.of(state));
-        if self.is_for_host(conn) {
-            return Some(Verdict::Pass);
+        if conn.method == Method::Local {
+            return Some(self.local_node());
         }
         let packet_id = self.take_id();
         let planned = self.rewrite_of(conn, direction, self.deltas(id), packet_id);
@@ -307,8 +307,8 @@ impl Director {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
             };
-            if self.is_for_host(&conn) {
-                return self.open_at_host(job, service, &conn, one_packet);
+            if conn.method == Method::Local {
+                return self.open_local(job, service, &conn, one_packet);
             }
             let deltas = Deltas::of(&conn);
             let id = self.take_id();

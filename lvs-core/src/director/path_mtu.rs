@@ -11,8 +11,8 @@ use crate::environment::MIN_MTU_V6;
 /// How long a path MTU is believed (RFC 1191 section 6.3, Linux's `mtu_expires`).
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// What a forged message can do at worst on an IPv4 path, in bytes (Linux's `min_pmtu`). For IPv6 it is the smallest
-/// MTU that there is (RFC 8201).
+/// Less than this is not believed of an IPv4 path (Linux's `min_pmtu`): a forged report must not make a director cut
+/// everything into crumbs (RFC 5927 section 7).
 const FLOOR_V4: u16 = 552;
 
 #[derive(Debug)]

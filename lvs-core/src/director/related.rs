@@ -45,8 +45,8 @@ impl Director {
         direction: Direction,
         quoted: &Quoted,
     ) -> Verdict {
-        if self.is_for_host(conn) {
-            return Verdict::Pass;
+        if conn.method == Method::Local {
+            return self.local_node();
         }
         let translated = match self.pool.server(conn.server_id) {
             Some(_) => conn.method.sees_replies(),
