@@ -33,7 +33,9 @@ VENV="$PWD/target/venv"
 readonly VENV
 
 # command=Debian package, for what the end-to-end tests call.
-readonly APT_TOOLS=(nginx=nginx-light wrk=wrk curl=curl ip=iproute2)
+readonly APT_TOOLS=(
+    nginx=nginx-light wrk=wrk curl=curl ip=iproute2 ethtool=ethtool tcpdump=tcpdump jq=jq
+)
 readonly PIP_PACKAGES=('maturin>=1.9,<2' 'pytest>=8,<10' 'mypy>=1.11')
 # pyo3's abi3-py311.
 readonly PYTHON_MINOR=11
@@ -75,7 +77,7 @@ step_setup() {
     "$VENV/bin/python" -c '' 2>/dev/null || python3 -m venv --clear "$VENV"
     "$VENV/bin/python" -m pip install --quiet "${PIP_PACKAGES[@]}"
 
-    need cargo nginx wrk curl ip python3
+    need cargo nginx wrk curl ip ethtool tcpdump jq python3
     cargo fmt --version
     cargo clippy --version
 }
@@ -112,7 +114,7 @@ step_py() {
 
 step_e2e() {
     ((EUID == 0)) || die "e2e needs root: it makes network namespaces and TUN devices"
-    need nginx wrk curl ip python3
+    need nginx wrk curl ip ethtool tcpdump jq python3
     bash tests/e2e/run.sh
 }
 

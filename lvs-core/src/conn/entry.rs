@@ -306,6 +306,7 @@ impl<A: Address> Entry<A> {
     }
 
     /// The connection as a value; `expires` as the caller converted it.
+    #[inline]
     pub(super) fn unpack(&self, expires: lvs_sched::Instant) -> Connection {
         Connection {
             protocol: self.hot.protocol(),

@@ -303,6 +303,7 @@ impl ConnTable {
     }
 
     /// The connection as a value; `None` when it has ended.
+    #[inline]
     pub fn get(&self, id: ConnId) -> Option<Connection> {
         on_family!(id.family, self, store => {
             Some(self.value(store.entry(id.slot, id.generation)?))
@@ -437,6 +438,7 @@ impl ConnTable {
         })
     }
 
+    #[inline]
     fn value<A: Address>(&self, entry: &Entry<A>) -> Connection {
         entry.unpack(self.clock.instant(entry.hot.expires))
     }

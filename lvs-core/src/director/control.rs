@@ -33,6 +33,9 @@ pub enum ConfigError {
     /// Mark 0 means "no mark".
     #[error("a service by mark needs a mark above 0")]
     ZeroMark,
+    /// Port 0 takes all ports, which only makes sense when a client stays with its server.
+    #[error("a service of port 0 takes all ports and must be persistent")]
+    PortZero,
     /// Only LVS/TUN joins address families.
     #[error("real server {0} is of another address family than its service: only LVS/TUN (-i) can do that")]
     MixedFamilies(Endpoint),
@@ -389,6 +392,9 @@ impl Shadow<'_> {
 fn check_service(service: &VirtualService) -> Result<(), ConfigError> {
     if matches!(service.key, ServiceKey::Mark { mark: 0, .. }) {
         return Err(ConfigError::ZeroMark);
+    }
+    if service.key.endpoint().is_some_and(|endpoint| endpoint.port == 0) && service.persistence.is_none() {
+        return Err(ConfigError::PortZero);
     }
     if service.persistence.is_some_and(|persistence| persistence.timeout > Duration::ZERO) {
         return Err(ConfigError::Unsupported("persistence (-p)"));

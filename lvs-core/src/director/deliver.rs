@@ -105,10 +105,12 @@ impl Director {
         if let ChecksumState::Partial { start, offset } = job.packet.meta.checksum {
             finish_checksum(job.packet.bytes_mut(), start, offset);
         }
+        // What is cut of a tunnel is the director's own packet, and so is the identification.
+        let own_id = rewrite.outer.map_or(0, |outer| u32::from(outer.id));
         let (sizes, limit, id): (&[u16], u16, u32) = match job.pieces {
-            Some(pieces) if rewrite.outer.is_some() => (&[], pieces.largest.min(rewrite.mtu), pieces.id),
+            Some(pieces) if rewrite.outer.is_some() => (&[], pieces.largest.min(rewrite.mtu), own_id),
             Some(pieces) => (&pieces.sizes, rewrite.mtu, pieces.id),
-            None => (&[], rewrite.mtu, 0),
+            None => (&[], rewrite.mtu, own_id),
         };
         let meta = Meta { mark: job.packet.meta.mark, ..Meta::default() };
         match fragment::cut(job.packet.bytes(), sizes, usize::from(limit), id) {

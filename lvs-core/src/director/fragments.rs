@@ -56,7 +56,7 @@ impl Director {
         let pieces = Pieces { sizes: datagram.sizes.clone(), largest: datagram.max_size, id: datagram.id };
         let key = parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)));
         let mut job = Job { packet: &mut packet, parsed: &parsed, pieces: Some(&pieces), now };
-        let verdict = self.whole(&mut job, key);
+        let verdict = self.whole(&mut job, key.as_ref());
         let meta = Meta { mark: datagram.mark, ..Meta::default() };
         match verdict {
             // Answers leave whole, a datagram for the host as it came.

@@ -38,7 +38,7 @@ pub use pool::TRASH_TIME;
 pub use trace::{Candidate, Step};
 
 use crate::answer::IcmpLimiter;
-use crate::conn::{ConnId, ConnTable, Direction, Lookup, State, Timeouts};
+use crate::conn::{ConnId, ConnTable, Direction, Lookup, Method, State, Timeouts};
 use crate::fragment::FragmentStore;
 use crate::local_ports::LocalPorts;
 use crate::rewrite::Deltas;
@@ -147,8 +147,9 @@ impl Director {
 
     /// Takes one packet through the director. The verdict speaks of the buffer, changed in place.
     pub fn process(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        let prepared = self.prepare(packet);
-        self.decide(packet, prepared, now)
+        let parsed = wire::parse(packet.bytes());
+        let key = self.key_of(&parsed);
+        self.decide(packet, &parsed, key.as_ref(), now)
     }
 
     /// Takes packets through the director stage by stage, in order; `verdicts` gets one for each.
@@ -159,7 +160,9 @@ impl Director {
         for chunk in packets.chunks_mut(BATCH) {
             let mut prepared: [Option<Prepared>; BATCH] = [const { None }; BATCH];
             for (slot, packet) in prepared.iter_mut().zip(chunk.iter()) {
-                let first = slot.insert(self.prepare(packet));
+                let parsed = wire::parse(packet.bytes());
+                let key = self.key_of(&parsed);
+                let first = slot.insert(Prepared { parsed, key });
                 if let Some((tuple, hash)) = &first.key {
                     self.conns.prefetch_bucket(tuple, *hash);
                 }
@@ -167,34 +170,34 @@ impl Director {
             for (tuple, hash) in prepared.iter().flatten().filter_map(|first| first.key.as_ref()) {
                 self.conns.prefetch_entry(tuple, *hash);
             }
-            for (packet, first) in chunk.iter_mut().zip(prepared.into_iter().flatten()) {
-                verdicts.push(self.decide(packet, first, now));
+            for (packet, first) in chunk.iter_mut().zip(prepared.iter().flatten()) {
+                verdicts.push(self.decide(packet, &first.parsed, first.key.as_ref(), now));
             }
         }
     }
 
-    /// Stage 1: look at the packet once.
+    /// The flow key of a whole packet with ports, and its hash.
     #[inline]
-    fn prepare(&self, packet: &Packet<'_>) -> Prepared {
-        let parsed = wire::parse(packet.bytes());
-        let key = match &parsed {
-            Ok(parsed) if parsed.fragment.is_none() => {
-                parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)))
-            }
-            _ => None,
-        };
-        Prepared { parsed, key }
+    fn key_of(&self, parsed: &Result<Parsed, ParseError>) -> Option<(Tuple, u64)> {
+        let parsed = parsed.as_ref().ok().filter(|parsed| parsed.fragment.is_none())?;
+        parsed.tuple().map(|tuple| (tuple, self.conns.hash(&tuple)))
     }
 
     /// Everything after stage 1; counts the verdict.
-    fn decide(&mut self, packet: &mut Packet<'_>, prepared: Prepared, now: Instant) -> Verdict {
-        let verdict = match prepared.parsed {
+    fn decide(
+        &mut self,
+        packet: &mut Packet<'_>,
+        parsed: &Result<Parsed, ParseError>,
+        key: Option<&(Tuple, u64)>,
+        now: Instant,
+    ) -> Verdict {
+        let verdict = match parsed {
             Err(error) => Verdict::Drop(error.drop_reason()),
             Ok(parsed) if is_martian(parsed.src) => Verdict::Drop(DropReason::Martian),
-            Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, &parsed, now),
+            Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, parsed, now),
             Ok(parsed) => {
-                let mut job = Job { packet, parsed: &parsed, pieces: None, now };
-                self.whole(&mut job, prepared.key)
+                let mut job = Job { packet, parsed, pieces: None, now };
+                self.whole(&mut job, key)
             }
         };
         self.counters.count(verdict);
@@ -203,13 +206,13 @@ impl Director {
     }
 
     /// Stage 2: a whole packet finds its connection, or opens one.
-    fn whole(&mut self, job: &mut Job<'_, '_>, key: Option<(Tuple, u64)>) -> Verdict {
+    fn whole(&mut self, job: &mut Job<'_, '_>, key: Option<&(Tuple, u64)>) -> Verdict {
         if let Transport::Icmp(icmp) = job.parsed.transport {
             return self.icmp(job, icmp);
         }
-        let Some((tuple, hash)) = key else { return self.host(job) };
-        self.trace.note(|| Step::Flow(tuple));
-        match self.conns.lookup_hashed(&tuple, hash, job.now) {
+        let Some(&(ref tuple, hash)) = key else { return self.host(job) };
+        self.trace.note(|| Step::Flow(*tuple));
+        match self.conns.lookup_hashed(tuple, hash, job.now) {
             Lookup::Hit(id, direction) => {
                 if let Some(verdict) = self.forward(job, id, direction) {
                     return verdict;
@@ -222,17 +225,18 @@ impl Director {
             }
             Lookup::Miss => self.trace.note(|| Step::Miss),
         }
-        self.open(job, tuple)
+        self.open(job, *tuple)
     }
 
     /// Stage 3, hit: advance the state machine and deliver. `None` when the connection ended instead and the
     /// packet counts as new.
     fn forward(&mut self, job: &mut Job<'_, '_>, id: ConnId, direction: Direction) -> Option<Verdict> {
-        let conn = self.conns.get(id)?;
-        self.trace.note(|| Step::Hit { connection: conn, direction });
+        // Connection and rewrite are large: they are read where they were made, not moved.
+        let Some(conn) = &self.conns.get(id) else { return None };
+        self.trace.note(|| Step::Hit { connection: *conn, direction });
         let flags = job.parsed.tcp_flags();
         if direction == Direction::In {
-            match self.may_continue(&conn, opens(job.parsed)) {
+            match self.may_continue(conn, opens(job.parsed)) {
                 Ok(()) => {}
                 Err(Stale::Reopen(why)) => {
                     self.trace.note(|| Step::Reopened { why });
@@ -243,15 +247,19 @@ impl Director {
             }
         }
         self.count_packet(conn.server_id, job.parsed.len, direction);
-        let state = self.advance(id, &conn, direction, job.parsed);
+        let state = self.advance(id, conn, direction, job.parsed);
         self.conns.touch(id, job.now + self.timeouts.of(state));
+        if conn.method == Method::Local {
+            return Some(self.local_node());
+        }
         let packet_id = self.take_id();
-        let rewrite = match self.rewrite_of(&conn, direction, self.deltas(id), packet_id) {
+        let planned = self.rewrite_of(conn, direction, self.deltas(id), packet_id);
+        let rewrite = match &planned {
             Ok(rewrite) => rewrite,
-            Err(reason) => return Some(Verdict::Drop(reason)),
+            Err(reason) => return Some(Verdict::Drop(*reason)),
         };
-        self.trace.note(|| Step::Rewrite(rewrite));
-        let fit = match self.fit(job, &rewrite) {
+        self.trace.note(|| Step::Rewrite(*rewrite));
+        let fit = match self.fit(job, rewrite) {
             Ok(fit) => fit,
             Err(refusal) => return Some(self.refuse_forwarding(job, refusal, direction)),
         };
@@ -260,8 +268,8 @@ impl Director {
         {
             hot.packets = hot.packets.saturating_add(1);
         }
-        let toa = self.toa_for(&conn, direction, flags);
-        Some(self.send(job, &rewrite, fit, toa))
+        let toa = self.toa_for(conn, direction, flags);
+        Some(self.send(job, rewrite, fit, toa))
     }
 
     /// Stage 3, miss: find the service, choose a server, and open the connection once nothing can fail.
@@ -297,6 +305,9 @@ impl Director {
                 Ok(conn) => conn,
                 Err(reason) => return Verdict::Drop(reason),
             };
+            if conn.method == Method::Local {
+                return self.open_local(job, service, &conn, one_packet);
+            }
             let deltas = Deltas::of(&conn);
             let id = self.take_id();
             let plan = self.rewrite_of(&conn, Direction::In, deltas, id).map_err(Refusal::Silent);

@@ -7,7 +7,7 @@ use lvs_sched::{Endpoint, Instant, ServerId};
 use super::{Director, Job, Step};
 use crate::conn::{self, ConnFlags, Connection, Direction, Method, Row, State};
 use crate::rewrite::{Deltas, Outer, Rewrite};
-use crate::service::{Family, ForwardingMethod};
+use crate::service::{Family, ForwardingMethod, Tunnel};
 use crate::verdict::DropReason;
 use crate::wire::{Parsed, TcpFlags, Transport, Tuple, sctp};
 
@@ -117,20 +117,22 @@ impl Director {
         id: u16,
     ) -> Result<Rewrite, DropReason> {
         let environment = &self.config.environment;
-        let method = match self.pool.server(conn.server_id) {
-            Some(record) => record.config.method,
-            None => return Err(DropReason::ServerGone),
-        };
-        match method {
-            ForwardingMethod::Masquerade | ForwardingMethod::FullNat => {
+        let Some(record) = self.pool.server(conn.server_id) else { return Err(DropReason::ServerGone) };
+        // A connection keeps the method with which it was opened, whatever its server is changed to.
+        match conn.method {
+            Method::Masquerade | Method::FullNat => {
                 let next_hop = if direction == Direction::In { conn.server.addr } else { conn.client.addr };
                 Ok(Rewrite::translate(conn, direction, deltas, environment.mtu_to(next_hop)))
             }
-            ForwardingMethod::DirectRoute => {
+            Method::DirectRoute => {
                 let rip = self.rip_of(conn);
                 Ok(Rewrite::forward(rip, environment.mtu_to(rip)))
             }
-            ForwardingMethod::Tunnel(tunnel) => {
+            Method::Tunnel => {
+                let tunnel = match record.config.method {
+                    ForwardingMethod::Tunnel(tunnel) => tunnel,
+                    _ => Tunnel::default(),
+                };
                 let rip = self.rip_of(conn);
                 let src = environment.source(Family::of(&rip)).ok_or(DropReason::NoTunnelSource)?;
                 let mtu = self.path_mtu.limit(rip, environment.mtu_to(rip));
@@ -144,11 +146,11 @@ impl Director {
                 };
                 Ok(Rewrite { outer: Some(outer), ..Rewrite::forward(rip, mtu) })
             }
-            ForwardingMethod::Bypass => {
+            Method::Bypass => {
                 let hop = conn.service.addr;
                 Ok(Rewrite::forward(hop, environment.mtu_to(hop)))
             }
-            ForwardingMethod::Local => Err(DropReason::Unsupported),
+            Method::Local => Err(DropReason::Unsupported),
         }
     }
 

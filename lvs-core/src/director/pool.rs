@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::HashMap;
 
-use lvs_sched::{Change, Endpoint, Instant, Scheduler, Server, ServerId, Thresholds};
+use lvs_sched::{Change, Endpoint, Instant, Protocol, Scheduler, Server, ServerId, Thresholds};
 
 use crate::service::{Family, ForwardingMethod, RealServer, ServiceKey, VirtualService};
 use crate::stats::Traffic;
@@ -66,8 +66,9 @@ pub(crate) struct Pool {
     servers: Vec<Option<ServerRecord>>,
     /// How many services have this VIP.
     vips: Map<IpAddr, u32>,
-    /// How many servers whose replies come through the director stand at this endpoint.
-    reply_sources: Map<Endpoint, u32>,
+    /// How many servers whose replies come through the director stand at this endpoint, by their service's
+    /// protocol; those of a service by mark answer in every protocol.
+    reply_sources: Map<(Option<Protocol>, Endpoint), u32>,
     /// How many servers have this address.
     server_addrs: Map<IpAddr, u32>,
 }
@@ -151,8 +152,8 @@ impl Pool {
     }
 
     /// Whether a server whose replies come through the director stands there.
-    pub(crate) fn is_reply_source(&self, endpoint: Endpoint) -> bool {
-        self.reply_sources.contains_key(&endpoint)
+    pub(crate) fn is_reply_source(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
+        [Some(protocol), None].iter().any(|protocol| self.reply_sources.contains_key(&(*protocol, endpoint)))
     }
 
     pub(crate) fn is_server_addr(&self, addr: IpAddr) -> bool {
@@ -244,7 +245,7 @@ impl Pool {
         record.deleted = None;
         let server = record.server.clone();
         self.servers[slot] = Some(record);
-        self.watch(&config, true);
+        self.watch(&key, &config, true);
         let record = &mut self.services[service];
         record.servers.insert(0, server);
         record.scheduler.changed(Change::Added { index: 0 }, &record.servers);
@@ -252,14 +253,15 @@ impl Pool {
     }
 
     pub(crate) fn edit_server(&mut self, service: usize, id: ServerId, config: RealServer) {
+        let key = self.services[service].config.key;
         let Some(record) = self.server_mut(id) else { return };
         let old = core::mem::replace(&mut record.config, config);
         let thresholds = thresholds_of(&config);
         thresholds.replaced(record.thresholds, &record.server.load);
         record.thresholds = thresholds;
         record.server.set_weight(config.weight);
-        self.watch(&old, false);
-        self.watch(&config, true);
+        self.watch(&key, &old, false);
+        self.watch(&key, &config, true);
         let record = &mut self.services[service];
         if let Some(index) = record.servers.iter().position(|server| server.id == id) {
             record.servers[index].set_weight(config.weight);
@@ -275,8 +277,8 @@ impl Pool {
         }
         if let Some(record) = self.server_mut(id) {
             record.deleted = Some(now);
-            let config = record.config;
-            self.watch(&config, false);
+            let (key, config) = (record.service, record.config);
+            self.watch(&key, &config, false);
         }
     }
 
@@ -312,8 +314,12 @@ impl Pool {
         }
     }
 
-    fn watch(&mut self, config: &RealServer, add: bool) {
+    fn watch(&mut self, service: &ServiceKey, config: &RealServer, add: bool) {
         let addr = config.endpoint.addr;
+        let protocol = match service {
+            ServiceKey::Address { protocol, .. } => Some(*protocol),
+            ServiceKey::Mark { .. } => None,
+        };
         if add {
             count_up(&mut self.server_addrs, addr);
         } else {
@@ -321,9 +327,9 @@ impl Pool {
         }
         if config.method == ForwardingMethod::Masquerade {
             if add {
-                count_up(&mut self.reply_sources, config.endpoint);
+                count_up(&mut self.reply_sources, (protocol, config.endpoint));
             } else {
-                count_down(&mut self.reply_sources, &config.endpoint);
+                count_down(&mut self.reply_sources, &(protocol, config.endpoint));
             }
         }
     }

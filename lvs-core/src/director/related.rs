@@ -5,9 +5,9 @@ use core::net::IpAddr;
 use super::deliver::Refusal;
 use super::{Director, Job, PassPolicy, Step};
 use crate::answer::{self, IcmpError};
-use crate::conn::{Connection, Direction, Lookup};
+use crate::conn::{Connection, Direction, Lookup, Method};
 use crate::rewrite::{Deltas, IcmpRewrite, Rewrite};
-use crate::service::{Family, ForwardingMethod};
+use crate::service::Family;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted};
 
@@ -42,7 +42,7 @@ impl Director {
         quoted: &Quoted,
     ) -> Verdict {
         let translated = match self.pool.server(conn.server_id) {
-            Some(record) => record.config.method.sees_replies(),
+            Some(_) => conn.method.sees_replies(),
             None => return Verdict::Drop(DropReason::ServerGone),
         };
         let route = if translated {
@@ -106,10 +106,10 @@ impl Director {
             return self.unrelated(job);
         };
         let Some(conn) = self.conns.get(id) else { return self.unrelated(job) };
-        let tunnelled = self.pool.server(conn.server_id).is_some_and(|record| {
-            matches!(record.config.method, ForwardingMethod::Tunnel(_))
-                && record.config.endpoint.addr == outer.dst
-        });
+        let tunnelled = self
+            .pool
+            .server(conn.server_id)
+            .is_some_and(|record| conn.method == Method::Tunnel && record.config.endpoint.addr == outer.dst);
         if !tunnelled {
             return self.unrelated(job);
         }

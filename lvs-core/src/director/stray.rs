@@ -2,7 +2,8 @@
 
 use super::{Director, Job, PassPolicy, Refusal, Step};
 use crate::answer::{self, IcmpError};
-use crate::rewrite::Rewrite;
+use crate::conn::Connection;
+use crate::rewrite::{Deltas, Rewrite};
 use crate::service::Family;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{TcpFlags, Transport, Tuple};
@@ -11,11 +12,43 @@ impl Director {
     /// No connection and no service: perhaps a reply of a real server that nobody waits for.
     pub(super) fn stray(&mut self, job: &mut Job<'_, '_>, tuple: &Tuple) -> Verdict {
         let resets = job.parsed.tcp_flags().contains(TcpFlags::RST);
-        if self.config.sysctl.nat_icmp_send && !resets && self.pool.is_reply_source(tuple.src) {
+        // A TTL that is used up comes first, and is the host's or `host`'s to answer.
+        let alive = job.parsed.ttl > 1;
+        if self.config.sysctl.nat_icmp_send
+            && alive
+            && !resets
+            && self.pool.is_reply_source(tuple.protocol, tuple.src)
+        {
             let from = self.config.environment.source(Family::of(&job.parsed.src));
             return self.answer_icmp(job, IcmpError::PortUnreachable, DropReason::NoServer, from, true);
         }
         self.host(job)
+    }
+
+    /// The director is the real server itself: the host's stack gets the packet, where there is one.
+    pub(super) fn local_node(&self) -> Verdict {
+        match self.config.pass {
+            PassPolicy::Pass => Verdict::Pass,
+            PassPolicy::Answer => Verdict::Drop(DropReason::Unsupported),
+        }
+    }
+
+    /// Opens a connection whose server is the director itself.
+    pub(super) fn open_local(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        service: usize,
+        conn: &Connection,
+        one_packet: bool,
+    ) -> Verdict {
+        let verdict = self.local_node();
+        if verdict == Verdict::Pass {
+            if !one_packet && let Err(refusal) = self.insert(conn, Deltas::default(), job.now) {
+                return self.refuse_opening(job, refusal);
+            }
+            self.count_opened(service, conn.server_id, job.parsed.len);
+        }
+        verdict
     }
 
     /// What the host's own stack would do with the packet, or leaves it to it.

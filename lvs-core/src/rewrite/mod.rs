@@ -66,10 +66,10 @@ impl Rewrite {
     #[inline]
     pub fn translate(conn: &Connection, direction: Direction, deltas: Deltas, mtu: u16) -> Self {
         let (src, dst, deltas) = match direction {
-            Direction::In => ((conn.client, conn.local), (conn.service, conn.server), deltas),
-            Direction::Out => ((conn.server, conn.service), (conn.local, conn.client), deltas.inverse()),
+            Direction::In => ((&conn.client, &conn.local), (&conn.service, &conn.server), deltas),
+            Direction::Out => ((&conn.server, &conn.service), (&conn.local, &conn.client), deltas.inverse()),
         };
-        let changed = |(old, new): (Endpoint, Endpoint)| (old != new).then_some(new);
+        let changed = |(old, new): (&Endpoint, &Endpoint)| (old != new).then_some(*new);
         Self { src: changed(src), dst: changed(dst), deltas, outer: None, next_hop: dst.1.addr, mtu }
     }
 

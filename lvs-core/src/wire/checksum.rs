@@ -91,7 +91,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn apply(self, field: u16) -> u16 {
-        !fold(!field as u64 + self.0 as u64)
+        !fold_pair(!field as u32 + self.0 as u32)
     }
 
     /// Updates a UDP checksum field: as [`apply`](Self::apply), but a result of 0 is written 0xFFFF (RFC 768).
@@ -112,7 +112,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn apply_partial(self, field: u16) -> u16 {
-        fold(field as u64 + self.0 as u64)
+        fold_pair(field as u32 + self.0 as u32)
     }
 
     /// The number; [`from_bits`](Self::from_bits) reads it back.
@@ -132,8 +132,9 @@ impl Delta {
         self.0.to_be_bytes()
     }
 
+    /// `sum` is that of two 16-bit numbers.
     const fn normal(sum: u32) -> Self {
-        match fold(sum as u64) {
+        match fold_pair(sum) {
             0xffff => Self(0),
             sum => Self(sum),
         }
@@ -264,6 +265,12 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     sum as u16
+}
+
+/// [`fold`] for the sum of two 16-bit numbers, which carries once at most.
+#[inline]
+const fn fold_pair(sum: u32) -> u16 {
+    ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
 #[cfg(test)]
