@@ -6,10 +6,14 @@ use std::collections::HashMap;
 
 use lvs_sched::Instant;
 
-use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
+use crate::environment::MIN_MTU_V6;
 
 /// How long a path MTU is believed (RFC 1191 section 6.3, Linux's `mtu_expires`).
 const LIFETIME: Duration = Duration::from_secs(600);
+
+/// Less than this is not believed of an IPv4 path (Linux's `min_pmtu`): a forged report must not make a director cut
+/// everything into crumbs (RFC 5927 section 7).
+const FLOOR_V4: u16 = 552;
 
 #[derive(Debug)]
 pub(super) struct PathMtu {
@@ -30,9 +34,9 @@ impl PathMtu {
         self.known.get(&to).map_or(link, |(mtu, _)| link.min(*mtu))
     }
 
-    /// Believes a router's word, not below what every link must carry (RFC 1191: 68; RFC 8201: 1280).
+    /// Believes a router's word, but for IPv4 not below [`FLOOR_V4`], for IPv6 not below 1280 (RFC 8201).
     pub(super) fn learn(&mut self, to: IpAddr, mtu: u16, now: Instant) {
-        let mtu = mtu.max(if to.is_ipv4() { MIN_MTU_V4 } else { MIN_MTU_V6 });
+        let mtu = mtu.max(if to.is_ipv4() { FLOOR_V4 } else { MIN_MTU_V6 });
         if self.known.len() >= self.capacity && !self.known.contains_key(&to) {
             self.forget(now);
         }
@@ -60,7 +64,7 @@ mod tests {
         let (near, far): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let mut paths = PathMtu::new(1);
         paths.learn(near, 20, Instant::ZERO);
-        assert_eq!(paths.limit(near, 1500), 68);
+        assert_eq!(paths.limit(near, 1500), 552);
         paths.learn(far, 1400, Instant::ZERO);
         assert_eq!(paths.limit(far, 1500), 1500, "full");
         paths.learn(far, 1400, Instant::from_secs(600));
