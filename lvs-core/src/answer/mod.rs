@@ -7,7 +7,15 @@
 
 use core::net::IpAddr;
 
-use crate::wire::{Icmp, IcmpBody, Parsed, TcpFlags, Transport};
+use pnet_packet::icmp::IcmpTypes;
+use pnet_packet::icmpv6::Icmpv6Types;
+use pnet_packet::ip::IpNextHeaderProtocols as next_header;
+
+use crate::wire::checksum::{
+    self, ICMP_CHECKSUM, icmp_checksum, icmp_checksum_is_right, transport_checksum,
+    transport_checksum_is_right,
+};
+use crate::wire::{Icmp, IcmpBody, Parsed, TcpFlags, Transport, ipv4, ipv6, tcp};
 
 mod limiter;
 
@@ -21,17 +29,12 @@ pub const MAX_ICMPV6_ERROR: usize = 1280;
 pub const ANSWER_TTL: u8 = 64;
 
 const ICMP_HEADER_LEN: usize = 8;
-const IPV6_HEADER_LEN: usize = 40;
-const PROTOCOL_ICMP: u8 = 1;
-const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_ICMPV6: u8 = 58;
 /// "Internetwork control" in the precedence bits (RFC 1812 section 4.3.2.5).
 const PRECEDENCE_CONTROL: u8 = 0xc0;
 /// The bits of TOS between precedence and ECN.
 const TOS_WITHOUT_PRECEDENCE: u8 = 0x1c;
 /// The bits of TOS without ECN: an answer does not take part in congestion notification.
 const DSCP: u8 = 0xfc;
-const DONT_FRAGMENT: u16 = 0x4000;
 
 /// What an ICMP error says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,27 +165,27 @@ pub fn icmp_error(
     let version = original.first()? >> 4;
     let (to, tos, said_len, limit, (kind, code, rest)) = match source {
         IpAddr::V4(_) if version == 4 => {
-            let header = original.first_chunk::<20>()?;
-            let to = IpAddr::from([header[12], header[13], header[14], header[15]]);
-            let tos = (header[1] & TOS_WITHOUT_PRECEDENCE) | PRECEDENCE_CONTROL;
-            let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            (to, tos, len, MAX_ICMPV4_ERROR - 20 - ICMP_HEADER_LEN, error.v4())
+            let header = original.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
+            let to = IpAddr::from(ipv4::src(header));
+            let tos = (header[ipv4::TOS] & TOS_WITHOUT_PRECEDENCE) | PRECEDENCE_CONTROL;
+            let len = usize::from(ipv4::total_len(header));
+            (to, tos, len, MAX_ICMPV4_ERROR - ipv4::MIN_HEADER_LEN - ICMP_HEADER_LEN, error.v4())
         }
         IpAddr::V6(_) if version == 6 => {
-            let header = original.first_chunk::<IPV6_HEADER_LEN>()?;
-            let to = IpAddr::from(*header[8..].first_chunk::<16>()?);
-            let len = IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]));
-            (to, 0, len, MAX_ICMPV6_ERROR - IPV6_HEADER_LEN - ICMP_HEADER_LEN, error.v6())
+            let header = original.first_chunk::<{ ipv6::HEADER_LEN }>()?;
+            let to = IpAddr::from(ipv6::src(header));
+            let len = ipv6::HEADER_LEN + usize::from(ipv6::payload_len(header));
+            (to, 0, len, MAX_ICMPV6_ERROR - ipv6::HEADER_LEN - ICMP_HEADER_LEN, error.v6())
         }
         _ => return None,
     };
     let quote = &original[..original.len().min(said_len).min(limit)];
-    let protocol = if version == 4 { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 };
+    let protocol = if version == 4 { next_header::Icmp.0 } else { next_header::Icmpv6.0 };
     let start = put_ip_header(out, source, to, protocol, tos, (id, 0), ICMP_HEADER_LEN + quote.len())?;
     out.extend_from_slice(&[kind, code, 0, 0]);
     out.extend_from_slice(&rest.to_be_bytes());
     out.extend_from_slice(quote);
-    finish_checksum(out, start, 2, (version == 6).then_some((source, to, protocol)));
+    finish_checksum(out, start, ICMP_CHECKSUM, (version == 6).then_some((source, to, protocol)));
     Some(to)
 }
 
@@ -209,14 +212,16 @@ pub fn tcp_reset(out: &mut Vec<u8>, parsed: &Parsed) -> Option<IpAddr> {
         (0, seq.wrapping_add(data).wrapping_add(controls), TcpFlags::RST | TcpFlags::ACK)
     };
     let (from, to) = (parsed.dst, parsed.src);
-    let start = put_ip_header(out, from, to, PROTOCOL_TCP, parsed.tos & DSCP, (0, DONT_FRAGMENT), 20)?;
+    let protocol = next_header::Tcp.0;
+    let (tos, df) = (parsed.tos & DSCP, ipv4::DONT_FRAGMENT);
+    let start = put_ip_header(out, from, to, protocol, tos, (0, df), tcp::MIN_HEADER_LEN)?;
     out.extend_from_slice(&dport.to_be_bytes());
     out.extend_from_slice(&sport.to_be_bytes());
     out.extend_from_slice(&seq.to_be_bytes());
     out.extend_from_slice(&ack.to_be_bytes());
     // Header of 5 words, window 0, no checksum yet, no urgent data.
     out.extend_from_slice(&[0x50, flags.bits(), 0, 0, 0, 0, 0, 0]);
-    finish_checksum(out, start, 16, Some((from, to, PROTOCOL_TCP)));
+    finish_checksum(out, start, tcp::CHECKSUM, Some((from, to, protocol)));
     Some(to)
 }
 
@@ -235,15 +240,20 @@ pub fn echo_reply(out: &mut Vec<u8>, original: &[u8], parsed: &Parsed, id: u16) 
         return None;
     }
     let (from, to) = (parsed.dst, parsed.src);
-    let (protocol, kind) = if parsed.is_ipv4() { (PROTOCOL_ICMP, 0) } else { (PROTOCOL_ICMPV6, 129) };
-    let pseudo = (!parsed.is_ipv4()).then_some((to, from, protocol));
-    if sum(message, pseudo) != [0, 0] {
+    let (protocol, kind, is_right) = if parsed.is_ipv4() {
+        (next_header::Icmp.0, IcmpTypes::EchoReply.0, icmp_checksum_is_right(message))
+    } else {
+        let protocol = next_header::Icmpv6.0;
+        let is_right = transport_checksum_is_right(to, from, protocol, message);
+        (protocol, Icmpv6Types::EchoReply.0, is_right)
+    };
+    if !is_right {
         return None;
     }
     let start = put_ip_header(out, from, to, protocol, parsed.tos & DSCP, (id, 0), message.len())?;
     out.extend_from_slice(&[kind, 0]);
     out.extend_from_slice(&message[2..]);
-    finish_checksum(out, start, 2, (!parsed.is_ipv4()).then_some((from, to, protocol)));
+    finish_checksum(out, start, ICMP_CHECKSUM, (!parsed.is_ipv4()).then_some((from, to, protocol)));
     Some(to)
 }
 
@@ -262,7 +272,7 @@ fn put_ip_header(
     out.clear();
     match (source, to) {
         (IpAddr::V4(source), IpAddr::V4(to)) => {
-            let total_len = u16::try_from(20 + payload_len).ok()?;
+            let total_len = u16::try_from(ipv4::MIN_HEADER_LEN + payload_len).ok()?;
             out.extend_from_slice(&[0x45, tos]);
             out.extend_from_slice(&total_len.to_be_bytes());
             out.extend_from_slice(&id.to_be_bytes());
@@ -270,8 +280,7 @@ fn put_ip_header(
             out.extend_from_slice(&[ANSWER_TTL, protocol, 0, 0]);
             out.extend_from_slice(&source.octets());
             out.extend_from_slice(&to.octets());
-            let checksum = internet_checksum::checksum(out);
-            out[10..12].copy_from_slice(&checksum);
+            ipv4::fill_checksum(out);
         }
         (IpAddr::V6(source), IpAddr::V6(to)) => {
             let payload_len = u16::try_from(payload_len).ok()?;
@@ -286,29 +295,15 @@ fn put_ip_header(
     Some(out.len())
 }
 
-/// Writes the checksum of the message that starts at `start` into its field at `start + field`.
+/// Writes the checksum of the message that starts at `start` into its field at `start + field`, with the pseudo
+/// header of `(source, destination, protocol)` if there is one.
 fn finish_checksum(out: &mut [u8], start: usize, field: usize, pseudo: Option<(IpAddr, IpAddr, u8)>) {
     let message = &mut out[start..];
-    message[field..field + 2].fill(0);
-    let checksum = sum(message, pseudo);
-    message[field..field + 2].copy_from_slice(&checksum);
-}
-
-/// The checksum of a message, with the pseudo header of `(source, destination, protocol)` if there is one.
-fn sum(message: &[u8], pseudo: Option<(IpAddr, IpAddr, u8)>) -> [u8; 2] {
-    let mut sum = internet_checksum::Checksum::new();
-    if let Some((source, to, protocol)) = pseudo {
-        for addr in [source, to] {
-            match addr {
-                IpAddr::V4(addr) => sum.add_bytes(&addr.octets()),
-                IpAddr::V6(addr) => sum.add_bytes(&addr.octets()),
-            }
-        }
-        sum.add_bytes(&[0, protocol]);
-        sum.add_bytes(&(message.len() as u32).to_be_bytes());
-    }
-    sum.add_bytes(message);
-    sum.checksum()
+    let checksum = match pseudo {
+        Some((source, to, protocol)) => transport_checksum(source, to, protocol, message),
+        None => icmp_checksum(message),
+    };
+    checksum::set_field(message, field, checksum);
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::ipv6::HEADER_LEN as IPV6_HEADER_LEN;
 use crate::wire::{Fragment, Quoted};
 
 // Recorded from Linux 6.1.192. Identifications are passed in; the IPv6 flow label, random there, is 0 here.
 
+const PROTOCOL_ICMPV6: u8 = 58;
 const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 1));
 const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 9));
@@ -343,4 +345,22 @@ fn parsed(bytes: &[u8]) -> Parsed {
 
 fn hex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+/// The full sum over a message and, if there is one, the pseudo header of `(source, destination, protocol)`: zero when
+/// the checksum inside is right.
+fn sum(message: &[u8], pseudo: Option<(IpAddr, IpAddr, u8)>) -> [u8; 2] {
+    let mut sum = internet_checksum::Checksum::new();
+    if let Some((source, to, protocol)) = pseudo {
+        for addr in [source, to] {
+            match addr {
+                IpAddr::V4(addr) => sum.add_bytes(&addr.octets()),
+                IpAddr::V6(addr) => sum.add_bytes(&addr.octets()),
+            }
+        }
+        sum.add_bytes(&[0, protocol]);
+        sum.add_bytes(&(message.len() as u32).to_be_bytes());
+    }
+    sum.add_bytes(message);
+    sum.checksum()
 }

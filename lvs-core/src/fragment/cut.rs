@@ -1,14 +1,14 @@
 //! Cuts one IP packet into fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
 
-use super::{
-    DONT_FRAGMENT, FRAGMENT_HEADER, FRAGMENT_HEADER_LEN, IPV6_HEADER_LEN, IPV6_NEXT_HEADER, MORE_FRAGMENTS,
-    be16, finish_ipv4_header,
-};
+use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols as next_header};
+
+use super::finish_ipv4_header;
+use crate::wire::{ipv4, ipv6};
 
 /// Fragment offsets count in units of this many bytes.
 const UNIT: usize = 8;
 /// The largest fragment offset in bytes that the 13-bit field can say.
-const MAX_OFFSET: usize = 0x1fff * UNIT;
+const MAX_OFFSET: usize = ipv4::OFFSET_MASK as usize * UNIT;
 
 /// Why a packet cannot be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +62,7 @@ pub fn cut(packet: &[u8], sizes: &[u16], mtu: usize, id: u32) -> Result<Vec<Vec<
         None => Plan { sizes: &[], rest: mtu },
     };
     match packet.first().map(|byte| byte >> 4) {
-        None => Err(CutError::Truncated { need: 20, have: 0 }),
+        None => Err(CutError::Truncated { need: ipv4::MIN_HEADER_LEN, have: 0 }),
         Some(4) => cut_v4(packet, plan, largest.is_none()),
         Some(6) => cut_v6(packet, plan, largest.is_none(), id),
         Some(version) => Err(CutError::Version(version)),
@@ -88,10 +88,10 @@ impl Plan<'_> {
 }
 
 fn cut_v4(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool) -> Result<Vec<Vec<u8>>, CutError> {
-    let header_len = usize::from(packet[0] & 0x0f) * 4;
-    let total_len = usize::from(be16(packet, 2));
-    let need = header_len.max(20).max(total_len);
-    if header_len < 20 || total_len < header_len || packet.len() < need {
+    let header_len = ipv4::header_len(packet);
+    let total_len = usize::from(packet.get(..ipv4::TOTAL_LEN + 2).map_or(0, ipv4::total_len));
+    let need = header_len.max(ipv4::MIN_HEADER_LEN).max(total_len);
+    if header_len < ipv4::MIN_HEADER_LEN || total_len < header_len || packet.len() < need {
         return Err(CutError::Truncated { need, have: packet.len() });
     }
     if may_stay_whole && total_len <= plan.rest {
@@ -99,8 +99,8 @@ fn cut_v4(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool) -> Result<Vec<Vec
     }
     let (first_header, data) = packet[..total_len].split_at(header_len);
     let later_header = header_of_later_pieces(first_header);
-    let field = be16(packet, 6);
-    let base = usize::from(field & 0x1fff) * UNIT;
+    let field = ipv4::flags(packet);
+    let base = usize::from(field & ipv4::OFFSET_MASK) * UNIT;
 
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -108,13 +108,13 @@ fn cut_v4(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool) -> Result<Vec<Vec
         let header = if at == 0 { first_header } else { &later_header[..] };
         let take = plan.payload(pieces.len(), header.len(), data.len() - at);
         let last = at + take == data.len();
-        let more = if last { field & MORE_FRAGMENTS } else { MORE_FRAGMENTS };
+        let more = if last { field & ipv4::MORE_FRAGMENTS } else { ipv4::MORE_FRAGMENTS };
         let mut piece = Vec::with_capacity(header.len() + take);
         piece.extend_from_slice(header);
         piece.extend_from_slice(&data[at..at + take]);
         let total = piece.len() as u16; // at most the packet's own total length
-        let place = (field & DONT_FRAGMENT) | more | offset_units(base + at)?;
-        finish_ipv4_header(&mut piece[..header.len()], total, place);
+        let place = (field & ipv4::DONT_FRAGMENT) | more | offset_units(base + at)?;
+        finish_ipv4_header(&mut piece, total, place);
         pieces.push(piece);
         at += take;
         if last {
@@ -133,18 +133,18 @@ fn offset_units(offset: usize) -> Result<u16, CutError> {
 
 /// The IPv4 header with only those options that belong into every fragment (copied flag, RFC 791 section 3.1).
 fn header_of_later_pieces(header: &[u8]) -> Vec<u8> {
-    let mut later = header[..20].to_vec();
-    let mut options = &header[20..];
+    let mut later = header[..ipv4::MIN_HEADER_LEN].to_vec();
+    let mut options = &header[ipv4::MIN_HEADER_LEN..];
     while let [kind, rest @ ..] = options {
         match *kind {
-            0 => break,
-            1 => options = rest,
+            ipv4::OPTION_END => break,
+            ipv4::OPTION_NOP => options = rest,
             kind => {
                 let len = rest.first().map_or(0, |len| usize::from(*len));
                 if len < 2 || len > options.len() {
                     break;
                 }
-                if kind & 0x80 != 0 {
+                if kind & ipv4::OPTION_COPIED != 0 {
                     later.extend_from_slice(&options[..len]);
                 }
                 options = &options[len..];
@@ -152,13 +152,14 @@ fn header_of_later_pieces(header: &[u8]) -> Vec<u8> {
         }
     }
     // End-of-list bytes fill up to a whole number of words.
-    later.resize(later.len().next_multiple_of(4), 0);
-    later[0] = 0x40 | (later.len() / 4) as u8;
+    later.resize(later.len().next_multiple_of(4), ipv4::OPTION_END);
+    later[ipv4::VERSION_IHL] = 0x40 | (later.len() / 4) as u8;
     later
 }
 
 fn cut_v6(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool, id: u32) -> Result<Vec<Vec<u8>>, CutError> {
-    let total_len = IPV6_HEADER_LEN + usize::from(be16(packet, 4));
+    let payload_len = packet.get(..ipv6::PAYLOAD_LEN + 2).map_or(0, ipv6::payload_len);
+    let total_len = ipv6::HEADER_LEN + usize::from(payload_len);
     if packet.len() < total_len {
         return Err(CutError::Truncated { need: total_len, have: packet.len() });
     }
@@ -167,37 +168,42 @@ fn cut_v6(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool, id: u32) -> Resul
         return Ok(vec![packet.to_vec()]);
     }
     let (pointer, split) = unfragmentable_part(packet)?;
-    let mut fragment_header = [packet[pointer], 0, 0, 0, 0, 0, 0, 0];
-    fragment_header[4..].copy_from_slice(&id.to_be_bytes());
+    let mut fragment_header = [0; ipv6::FRAGMENT_LEN];
+    fragment_header[0] = packet[pointer];
+    fragment_header[ipv6::FRAGMENT_ID..].copy_from_slice(&id.to_be_bytes());
     let (mut base, mut more_behind, mut data) = (0, false, &packet[split..]);
-    if packet[pointer] == FRAGMENT_HEADER {
-        let need = split + FRAGMENT_HEADER_LEN;
+    if packet[pointer] == next_header::Ipv6Frag.0 {
+        let need = split + ipv6::FRAGMENT_LEN;
         let have = packet.len();
         let (own, rest) =
-            data.split_at_checked(FRAGMENT_HEADER_LEN).ok_or(CutError::Truncated { need, have })?;
+            data.split_at_checked(ipv6::FRAGMENT_LEN).ok_or(CutError::Truncated { need, have })?;
         fragment_header.copy_from_slice(own);
-        base = usize::from(be16(own, 2) & 0xfff8);
-        more_behind = own[3] & 1 != 0;
+        let [_, _, high, low, ..] = fragment_header;
+        let place = u16::from_be_bytes([high, low]);
+        base = usize::from(place & ipv6::OFFSET_MASK);
+        more_behind = place & ipv6::MORE_FRAGMENTS != 0;
         data = rest;
     }
-    let header_len = split + FRAGMENT_HEADER_LEN;
+    let header_len = split + ipv6::FRAGMENT_LEN;
 
     let mut pieces = Vec::new();
     let mut at = 0;
     loop {
         let take = plan.payload(pieces.len(), header_len, data.len() - at);
         let last = at + take == data.len();
-        let place = (offset_units(base + at)? << 3) | u16::from(!last || more_behind);
+        let more = if last && !more_behind { 0 } else { ipv6::MORE_FRAGMENTS };
+        let place = (offset_units(base + at)? * UNIT as u16) | more;
         let mut piece = Vec::with_capacity(header_len + take);
         piece.extend_from_slice(&packet[..split]);
         piece.extend_from_slice(&fragment_header);
         piece.extend_from_slice(&data[at..at + take]);
         // The only piece of a packet of nearly 65,575 bytes would not fit into the length field.
-        let payload_len = u16::try_from(piece.len() - IPV6_HEADER_LEN)
+        let payload_len = u16::try_from(piece.len() - ipv6::HEADER_LEN)
             .map_err(|_| CutError::Truncated { need: piece.len(), have: packet.len() })?;
-        piece[4..6].copy_from_slice(&payload_len.to_be_bytes());
-        piece[pointer] = FRAGMENT_HEADER;
-        piece[split + 2..split + 4].copy_from_slice(&place.to_be_bytes());
+        ipv6::set_payload_len(&mut piece, payload_len);
+        piece[pointer] = next_header::Ipv6Frag.0;
+        let field = split + ipv6::FRAGMENT_FLAGS;
+        piece[field..field + 2].copy_from_slice(&place.to_be_bytes());
         pieces.push(piece);
         at += take;
         if last {
@@ -209,20 +215,18 @@ fn cut_v6(packet: &[u8], plan: Plan<'_>, may_stay_whole: bool, id: u32) -> Resul
 /// Where the next-header byte stands that a fragment header must take over, and where that header goes: behind
 /// hop-by-hop options, and behind a routing header with the destination options in front of it.
 fn unfragmentable_part(packet: &[u8]) -> Result<(usize, usize), CutError> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const DESTINATION: u8 = 60;
-    let mut found = (IPV6_NEXT_HEADER, IPV6_HEADER_LEN);
+    let mut found = (ipv6::NEXT_HEADER, ipv6::HEADER_LEN);
     let (mut pointer, mut at) = found;
-    while matches!(packet[pointer], HOP_BY_HOP | ROUTING | DESTINATION) {
-        let kind = packet[pointer];
-        let header_len = (usize::from(packet.get(at + 1).copied().unwrap_or(0)) + 1) * 8;
+    while let kind @ (next_header::Hopopt | next_header::Ipv6Route | next_header::Ipv6Opts) =
+        IpNextHeaderProtocol(packet[pointer])
+    {
+        let header_len = ipv6::extension_len(packet.get(at + 1).copied().unwrap_or(0));
         if packet.len() < at + header_len {
             return Err(CutError::Truncated { need: at + header_len, have: packet.len() });
         }
         pointer = at;
         at += header_len;
-        if kind != DESTINATION {
+        if kind != next_header::Ipv6Opts {
             found = (pointer, at);
         }
     }

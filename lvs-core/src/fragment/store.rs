@@ -8,13 +8,11 @@ use core::time::Duration;
 
 use ahash::RandomState;
 use lvs_sched::Instant;
+use pnet_packet::ip::IpNextHeaderProtocols as next_header;
 
-use super::{
-    DONT_FRAGMENT, FRAGMENT_HEADER, FRAGMENT_HEADER_LEN, IPV6_HEADER_LEN, IPV6_NEXT_HEADER, be16,
-    finish_ipv4_header,
-};
+use super::finish_ipv4_header;
 use crate::DropReason;
-use crate::wire::Parsed;
+use crate::wire::{Parsed, ipv4, ipv6};
 
 /// How much a [`FragmentStore`] may hold.
 ///
@@ -349,17 +347,18 @@ impl<'a> Incoming<'a> {
         let packet = packet.get(..parsed.len as usize)?;
         let (header_len, payload_start, next_header, protocol, dont_fragment);
         if parsed.is_ipv4() {
-            header_len = usize::from(packet.first()? & 0x0f) * 4;
+            let header = packet.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
+            header_len = ipv4::header_len(header);
             payload_start = header_len;
             next_header = None;
-            protocol = *packet.get(9)?;
-            dont_fragment = be16(packet, 6) & DONT_FRAGMENT != 0;
-            if header_len < 20 {
+            protocol = header[ipv4::PROTOCOL];
+            dont_fragment = ipv4::flags(header) & ipv4::DONT_FRAGMENT != 0;
+            if header_len < ipv4::MIN_HEADER_LEN {
                 return None;
             }
         } else {
             header_len = usize::from(place.header);
-            payload_start = header_len + FRAGMENT_HEADER_LEN;
+            payload_start = header_len + ipv6::FRAGMENT_LEN;
             next_header = Some((pointer_to(packet, header_len)?, *packet.get(header_len)?));
             protocol = 0;
             dont_fragment = false;
@@ -395,12 +394,12 @@ impl<'a> Incoming<'a> {
 
 /// Finds the next-header byte that names the header at `target`, walking from the fixed IPv6 header.
 fn pointer_to(packet: &[u8], target: usize) -> Option<usize> {
-    let (mut pointer, mut at) = (IPV6_NEXT_HEADER, IPV6_HEADER_LEN);
+    let (mut pointer, mut at) = (ipv6::NEXT_HEADER, ipv6::HEADER_LEN);
     while at < target {
         pointer = at;
-        at += (usize::from(*packet.get(at + 1)?) + 1) * 8;
+        at += ipv6::extension_len(*packet.get(at + 1)?);
     }
-    (at == target && *packet.get(pointer)? == FRAGMENT_HEADER).then_some(pointer)
+    (at == target && *packet.get(pointer)? == next_header::Ipv6Frag.0).then_some(pointer)
 }
 
 /// How a fragment goes with what is held of its datagram.
@@ -544,13 +543,13 @@ impl Incomplete {
         }
         if key.src.is_ipv4() {
             let total = u16::try_from(bytes.len()).map_err(|_| DropReason::Malformed)?;
-            let field = if self.max_size_with_df == self.max_size { DONT_FRAGMENT } else { 0 };
-            bytes[1] |= if congested { 3 } else { 0 };
-            finish_ipv4_header(&mut bytes[..self.header.len()], total, field);
+            let field = if self.max_size_with_df == self.max_size { ipv4::DONT_FRAGMENT } else { 0 };
+            bytes[ipv4::TOS] |= if congested { 3 } else { 0 };
+            finish_ipv4_header(&mut bytes, total, field);
         } else {
-            let payload = u16::try_from(bytes.len() - IPV6_HEADER_LEN).map_err(|_| DropReason::Malformed)?;
+            let payload = u16::try_from(bytes.len() - ipv6::HEADER_LEN).map_err(|_| DropReason::Malformed)?;
             bytes[1] |= if congested { 0x30 } else { 0 };
-            bytes[4..6].copy_from_slice(&payload.to_be_bytes());
+            ipv6::set_payload_len(&mut bytes, payload);
         }
         Ok(Datagram {
             bytes,

@@ -6,8 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::DropReason;
+use crate::wire::ipv4::MORE_FRAGMENTS;
 use crate::wire::{Fragment, Parsed, Transport};
 
+/// Protocol number of the IPv6 fragment header.
+const FRAGMENT_HEADER: u8 = 44;
 const T0: Instant = Instant::from_secs(100);
 
 // Recorded from Linux 6.1.192. The payload behind the UDP header is the byte pattern 7·i or 3·i.
@@ -517,4 +520,8 @@ fn place(is_v6: bool, fragment: Fragment) -> Parsed {
         fragment: Some(fragment),
         transport: Transport::LaterFragment,
     }
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

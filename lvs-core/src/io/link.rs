@@ -2,21 +2,17 @@
 
 use core::net::IpAddr;
 
-/// Length of a MAC address.
-const MAC: usize = 6;
-/// Length of an Ethernet header without VLAN tags.
-const ETHERNET: usize = 14;
-/// Length of a VLAN tag.
-const VLAN_TAG: usize = 4;
-/// VLAN tags that are passed through (802.1ad: a service and a customer tag).
-const MAX_VLAN_TAGS: usize = 2;
-/// Longest header that is kept.
-const MAX_LEN: usize = ETHERNET + MAX_VLAN_TAGS * VLAN_TAG;
+use crate::wire::ethernet::{self, Ethernet, HEADER_LEN, MacAddr};
+#[cfg(any(feature = "pcap", test))]
+use crate::wire::{ipv4, ipv6};
 
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const VLAN: [u8; 2] = [0x81, 0x00];
-const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
+/// Length of a MAC address.
+const MAC: usize = size_of::<MacAddr>();
+/// Longest header that is kept.
+const MAX_LEN: usize = HEADER_LEN + ethernet::MAX_VLAN_TAGS * ethernet::VLAN_TAG_LEN;
+
+const IPV4: [u8; 2] = ethernet::IPV4.to_be_bytes();
+const IPV6: [u8; 2] = ethernet::IPV6.to_be_bytes();
 
 /// The link header of a frame: Ethernet with up to two VLAN tags, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,27 +28,20 @@ impl LinkHeader {
     /// Reads the header of an Ethernet frame that holds an IP packet. `None` for anything else (ARP, LLC, more
     /// than two VLAN tags, too short).
     pub fn parse_ethernet(frame: &[u8]) -> Option<Self> {
-        let mut kind_at = 2 * MAC;
-        for _ in 0..=MAX_VLAN_TAGS {
-            let kind: [u8; 2] = frame.get(kind_at..kind_at + 2)?.try_into().ok()?;
-            match kind {
-                VLAN | SERVICE_VLAN => kind_at += VLAN_TAG,
-                IPV4 | IPV6 => {
-                    let len = kind_at + 2;
-                    let mut bytes = [0; MAX_LEN];
-                    bytes[..len].copy_from_slice(&frame[..len]);
-                    return Some(Self { bytes, len: len as u8 });
-                }
-                _ => return None,
-            }
+        let header = Ethernet::parse(frame).ok()?;
+        if !matches!(header.ethertype, ethernet::IPV4 | ethernet::IPV6) {
+            return None;
         }
-        None
+        let len = header.l3();
+        let mut bytes = [0; MAX_LEN];
+        bytes[..len].copy_from_slice(&frame[..len]);
+        Some(Self { bytes, len: len as u8 })
     }
 
     /// Makes a header for a packet that came in no frame. Both addresses are locally administered and show the
     /// next hop: from 02:00:00:00:00:01 to 02:01 and the last four bytes of the next hop's IP address.
     pub fn synthetic(next_hop: IpAddr) -> Self {
-        let mut header = Self { bytes: [0; MAX_LEN], len: ETHERNET as u8 };
+        let mut header = Self { bytes: [0; MAX_LEN], len: HEADER_LEN as u8 };
         let low = match next_hop {
             IpAddr::V4(address) => address.octets(),
             IpAddr::V6(address) => {
@@ -63,7 +52,7 @@ impl LinkHeader {
         header.bytes[..2].copy_from_slice(&[0x02, 0x01]);
         header.bytes[2..MAC].copy_from_slice(&low);
         header.bytes[MAC..2 * MAC].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
-        header.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&IPV4);
+        header.bytes[HEADER_LEN - 2..HEADER_LEN].copy_from_slice(&IPV4);
         header
     }
 
@@ -88,7 +77,7 @@ impl LinkHeader {
     /// Sets the Ethernet type by the IP version of `packet`: a tunnel may have changed it.
     pub fn set_ip_version(&mut self, packet: &[u8]) {
         let len = usize::from(self.len);
-        if len >= ETHERNET {
+        if len >= HEADER_LEN {
             let version = packet.first().map_or(4, |byte| byte >> 4);
             self.bytes[len - 2..len].copy_from_slice(if version == 6 { &IPV6 } else { &IPV4 });
         }
@@ -99,16 +88,16 @@ impl LinkHeader {
 /// are no whole IP header, or are shorter than it says, are returned as they are.
 #[cfg(any(feature = "pcap", test))]
 pub(crate) fn without_padding(packet: &[u8]) -> &[u8] {
-    let total = match (packet.first().map(|byte| byte >> 4), packet) {
-        (Some(4), &[_, _, high, low, ..]) => usize::from(u16::from_be_bytes([high, low])),
-        (Some(6), &[_, _, _, _, high, low, ..]) => match u16::from_be_bytes([high, low]) {
+    let total = match packet.first().map(|byte| byte >> 4) {
+        Some(4) if packet.len() >= ipv4::MIN_HEADER_LEN => usize::from(ipv4::total_len(packet)),
+        Some(6) if packet.len() >= ipv6::HEADER_LEN => match ipv6::payload_len(packet) {
             0 => packet.len(), // no payload, or a jumbogram: the length is not here
-            len => 40 + usize::from(len),
+            len => ipv6::HEADER_LEN + usize::from(len),
         },
         _ => packet.len(),
     };
     // A length below that of the header is wrong; whoever parses the packet says so.
-    if total < 20 { packet } else { packet.get(..total).unwrap_or(packet) }
+    if total < ipv4::MIN_HEADER_LEN { packet } else { packet.get(..total).unwrap_or(packet) }
 }
 
 #[cfg(test)]

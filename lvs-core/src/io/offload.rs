@@ -6,28 +6,22 @@
 //! it. Everything between the outer IP header and the transport header is kept for each segment, with lengths,
 //! IPv4 identifications and checksums made right.
 
-use crate::wire::checksum::finish_checksum;
-use crate::wire::{ChecksumState, Meta};
+use core::net::{IpAddr, Ipv6Addr};
+
+use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols as next_header};
 
 use super::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
+use crate::wire::checksum::{self, finish_checksum};
+use crate::wire::{ChecksumState, Delta, Meta, TcpFlags, ethernet, ipv4, ipv6, tcp, udp};
 
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const UDP_HEADER: usize = 8;
 /// Headers in front of the transport header that are walked: outer IP, UDP, GUE, inner IP and IPv6 extensions.
 const MAX_HEADERS: usize = 12;
 
-const IPPROTO_HOP: u8 = 0;
-const IPPROTO_IPIP: u8 = 4;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
-const IPPROTO_IPV6: u8 = 41;
-const IPPROTO_ROUTING: u8 = 43;
-const IPPROTO_GRE: u8 = 47;
-const IPPROTO_DSTOPTS: u8 = 60;
+/// Where a GRE header that has a checksum keeps it (RFC 2784).
+const GRE_CHECKSUM: usize = 4;
 
-const TCP_FIN_PSH: u8 = 0x09;
-const TCP_CWR: u8 = 0x80;
+/// Flags that only the last segment keeps.
+const OF_THE_LAST: u8 = TcpFlags::FIN.union(TcpFlags::PSH).bits();
 
 /// Why a packet cannot be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,8 +43,8 @@ pub enum SegmentError {
 pub fn device_can_segment(packet: &[u8], meta: &Meta) -> bool {
     let ChecksumState::Partial { start, .. } = meta.checksum else { return true };
     match packet.first().map(|byte| byte >> 4) {
-        Some(4) => usize::from(packet[0] & 15) * 4 == usize::from(start),
-        Some(6) if usize::from(start) == IPV6_HEADER => true,
+        Some(4) => ipv4::header_len(packet) == usize::from(start),
+        Some(6) if usize::from(start) == ipv6::HEADER_LEN => true,
         _ => Walk::to(packet, start).is_some_and(|walk| walk.ip_headers == 1),
     }
 }
@@ -76,19 +70,20 @@ pub fn segment(
     let walk = Walk::to(packet, start).ok_or(wrong)?;
     let transport = usize::from(start);
     let headers = match (gso.kind & !GSO_ECN, walk.protocol) {
-        (GSO_TCPV4 | GSO_TCPV6, IPPROTO_TCP) => {
-            let data = packet.get(transport + 12).ok_or(wrong)? >> 4;
-            if data < 5 {
+        (GSO_TCPV4 | GSO_TCPV6, next_header::Tcp) => {
+            let segment = packet.get(transport..).filter(|segment| segment.len() > tcp::DATA_OFFSET);
+            let header_len = tcp::header_len(segment.ok_or(wrong)?);
+            if header_len < tcp::MIN_HEADER_LEN {
                 return Err(wrong);
             }
-            transport + usize::from(data) * 4
+            transport + header_len
         }
-        (GSO_UDP_L4, IPPROTO_UDP) => transport + UDP_HEADER,
+        (GSO_UDP_L4, next_header::Udp) => transport + udp::HEADER_LEN,
         (GSO_TCPV4 | GSO_TCPV6 | GSO_UDP_L4, _) => return Err(wrong),
         (kind, _) => return Err(SegmentError::Kind(kind)),
     };
-    let tcp = walk.protocol == IPPROTO_TCP;
-    let offset_right = if tcp { 16 } else { 6 };
+    let is_tcp = walk.protocol == next_header::Tcp;
+    let offset_right = if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     if packet.len() <= headers || usize::from(offset) != offset_right {
         return Err(wrong);
     }
@@ -96,35 +91,28 @@ pub fn segment(
     let count = payload.len().div_ceil(usize::from(gso.size));
     // The partial sum holds the pseudo header with the length of the whole; each segment has its own length.
     let whole_len = (packet.len() - transport) as u32;
-    let whole_sum = u32::from(be16(packet, transport + offset_right));
+    let whole_sum = checksum::field(packet, transport + offset_right);
     for (index, chunk) in payload.chunks(usize::from(gso.size)).enumerate() {
         scratch.clear();
         scratch.extend_from_slice(&packet[..headers]);
         scratch.extend_from_slice(chunk);
         let (first, last) = (index == 0, index + 1 == count);
-        if tcp {
-            let sequence = u32::from_be_bytes([
-                packet[transport + 4],
-                packet[transport + 5],
-                packet[transport + 6],
-                packet[transport + 7],
-            ]);
-            let sequence = sequence.wrapping_add((index * usize::from(gso.size)) as u32);
-            scratch[transport + 4..transport + 8].copy_from_slice(&sequence.to_be_bytes());
+        let segment = &mut scratch[transport..];
+        let len = segment.len() as u32;
+        if is_tcp {
+            let seq = tcp::seq(segment).wrapping_add((index * usize::from(gso.size)) as u32);
+            tcp::set_seq(segment, seq);
             if !last {
-                scratch[transport + 13] &= !TCP_FIN_PSH;
+                segment[tcp::FLAGS] &= !OF_THE_LAST;
             }
             if !first {
-                scratch[transport + 13] &= !TCP_CWR;
+                segment[tcp::FLAGS] &= !tcp::CWR;
             }
+        } else {
+            udp::set_length(segment, len as u16);
         }
-        let len = (scratch.len() - transport) as u32;
-        // whole_sum - whole_len + len in ones' complement; lengths fit 16 bits, the carry is folded.
-        let sum = fold(whole_sum + (0xffff - fold32(whole_len)) + fold32(len));
-        scratch[transport + offset_right..transport + offset_right + 2].copy_from_slice(&sum.to_be_bytes());
-        if !tcp {
-            put16(scratch, transport + 4, len);
-        }
+        let sum = Delta::of_u32(whole_len, len).apply_partial(whole_sum);
+        checksum::set_field(segment, offset_right, sum);
         finish_checksum(scratch, start, offset);
         walk.repair(scratch, index as u16);
         send(scratch);
@@ -138,7 +126,7 @@ struct Walk {
     len: usize,
     ip_headers: usize,
     /// The protocol of the transport header.
-    protocol: u8,
+    protocol: IpNextHeaderProtocol,
 }
 
 #[derive(Clone, Copy)]
@@ -153,13 +141,14 @@ impl Walk {
     /// Walks from the start of `packet` to the header at `target`; `None` when the headers do not end there.
     fn to(packet: &[u8], target: u16) -> Option<Self> {
         let target = usize::from(target);
-        let mut walk = Self { headers: [(Header::Ipv4, 0); MAX_HEADERS], len: 0, ip_headers: 0, protocol: 0 };
         let mut at = 0;
         let mut next = match packet.first()? >> 4 {
-            4 => IPPROTO_IPIP,
-            6 => IPPROTO_IPV6,
+            4 => next_header::Ipv4,
+            6 => next_header::Ipv6,
             _ => return None,
         };
+        let mut walk =
+            Self { headers: [(Header::Ipv4, 0); MAX_HEADERS], len: 0, ip_headers: 0, protocol: next };
         for _ in 0..MAX_HEADERS {
             if at == target && walk.ip_headers > 0 {
                 walk.protocol = next;
@@ -170,29 +159,29 @@ impl Walk {
             }
             let rest = packet.get(at..)?;
             (next, at) = match next {
-                IPPROTO_IPIP => {
-                    let header = rest.get(..IPV4_HEADER)?;
-                    let len = usize::from(header[0] & 15) * 4;
-                    if header[0] >> 4 != 4 || len < IPV4_HEADER || len > rest.len() {
+                next_header::Ipv4 => {
+                    let header = rest.get(..ipv4::MIN_HEADER_LEN)?;
+                    let len = ipv4::header_len(header);
+                    if header[0] >> 4 != 4 || len < ipv4::MIN_HEADER_LEN || len > rest.len() {
                         return None;
                     }
                     walk.push(Header::Ipv4, at)?;
                     walk.ip_headers += 1;
-                    (header[9], at + len)
+                    (IpNextHeaderProtocol(header[ipv4::PROTOCOL]), at + len)
                 }
-                IPPROTO_IPV6 => {
-                    let header = rest.get(..IPV6_HEADER)?;
+                next_header::Ipv6 => {
+                    let header = rest.get(..ipv6::HEADER_LEN)?;
                     if header[0] >> 4 != 6 {
                         return None;
                     }
                     walk.push(Header::Ipv6, at)?;
                     walk.ip_headers += 1;
-                    (header[6], at + IPV6_HEADER)
+                    (IpNextHeaderProtocol(header[ipv6::NEXT_HEADER]), at + ipv6::HEADER_LEN)
                 }
-                IPPROTO_HOP | IPPROTO_ROUTING | IPPROTO_DSTOPTS => {
-                    (*rest.first()?, at + (usize::from(*rest.get(1)?) + 1) * 8)
+                next_header::Hopopt | next_header::Ipv6Route | next_header::Ipv6Opts => {
+                    (IpNextHeaderProtocol(*rest.first()?), at + ipv6::extension_len(*rest.get(1)?))
                 }
-                IPPROTO_GRE => {
+                next_header::Gre => {
                     let flags = *rest.first()?;
                     let optional = usize::from((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1));
                     if flags & 0x80 != 0 {
@@ -200,22 +189,26 @@ impl Walk {
                         rest.get(..8)?;
                         walk.push(Header::GreChecksum, at)?;
                     }
-                    let inner = match rest.get(2..4)? {
-                        [0x08, 0x00] => IPPROTO_IPIP,
-                        [0x86, 0xdd] => IPPROTO_IPV6,
+                    let inner = match u16::from_be_bytes(*rest.get(2..)?.first_chunk()?) {
+                        ethernet::IPV4 => next_header::Ipv4,
+                        ethernet::IPV6 => next_header::Ipv6,
                         _ => return None,
                     };
                     (inner, at + 4 + optional * 4)
                 }
-                IPPROTO_UDP => {
+                next_header::Udp => {
                     walk.push(Header::Udp, at)?;
-                    let gue = *rest.get(UDP_HEADER)?;
+                    let payload = at + udp::HEADER_LEN;
+                    let gue = *packet.get(payload)?;
                     match gue >> 6 {
                         // GUE variant 0: a header of 4 bytes and 4 more per unit.
-                        0 => (*rest.get(UDP_HEADER + 1)?, at + UDP_HEADER + 4 + usize::from(gue & 31) * 4),
+                        0 => {
+                            let inner = IpNextHeaderProtocol(*packet.get(payload + 1)?);
+                            (inner, payload + 4 + usize::from(gue & 31) * 4)
+                        }
                         // Variant 1, and FOU: an IP header directly.
-                        1 if gue >> 4 == 4 => (IPPROTO_IPIP, at + UDP_HEADER),
-                        1 if gue >> 4 == 6 => (IPPROTO_IPV6, at + UDP_HEADER),
+                        1 if gue >> 4 == 4 => (next_header::Ipv4, payload),
+                        1 if gue >> 4 == 6 => (next_header::Ipv6, payload),
                         _ => return None,
                     }
                 }
@@ -235,74 +228,47 @@ impl Walk {
     /// come first: outer checksums cover them.
     fn repair(&self, packet: &mut [u8], index: u16) {
         for &(header, at) in self.headers[..self.len].iter().rev() {
-            let len = (packet.len() - at) as u32;
+            let (outside, packet) = packet.split_at_mut(at);
+            // Lengths have 16 bits: a segment is never longer than the packet it was cut from.
+            let len = packet.len();
             match header {
                 Header::Ipv4 => {
-                    let end = at + usize::from(packet[at] & 15) * 4;
-                    put16(packet, at + 2, len);
-                    let id = be16(packet, at + 4).wrapping_add(index);
-                    put16(packet, at + 4, u32::from(id));
-                    put16(packet, at + 10, 0);
-                    let sum = internet_checksum::checksum(&packet[at..end]);
-                    packet[at + 10..at + 12].copy_from_slice(&sum);
+                    ipv4::set_total_len(packet, len as u16);
+                    ipv4::set_id(packet, ipv4::id(packet).wrapping_add(index));
+                    ipv4::fill_checksum(packet);
                 }
-                Header::Ipv6 => put16(packet, at + 4, len - IPV6_HEADER as u32),
+                Header::Ipv6 => ipv6::set_payload_len(packet, (len - ipv6::HEADER_LEN) as u16),
                 Header::Udp => {
-                    put16(packet, at + 4, len);
+                    udp::set_length(packet, len as u16);
                     // 0 says "no checksum"; IPv6 allows that for tunnels (RFC 6935).
-                    if be16(packet, at + 6) != 0 {
-                        put16(packet, at + 6, 0);
-                        let sum = self.udp_sum(packet, at, len);
-                        packet[at + 6..at + 8].copy_from_slice(&sum);
+                    if checksum::field(packet, udp::CHECKSUM) != 0 {
+                        let (src, dst) = self.addresses(outside, at);
+                        let sum = checksum::transport_checksum(src, dst, next_header::Udp.0, packet);
+                        checksum::set_field(packet, udp::CHECKSUM, sum);
                     }
                 }
                 Header::GreChecksum => {
-                    put16(packet, at + 4, 0);
-                    let sum = internet_checksum::checksum(&packet[at..]);
-                    packet[at + 4..at + 6].copy_from_slice(&sum);
+                    checksum::set_field(packet, GRE_CHECKSUM, 0);
+                    let sum = !checksum::sum(packet);
+                    checksum::set_field(packet, GRE_CHECKSUM, sum);
                 }
             }
         }
     }
 
-    /// The checksum of the UDP datagram at `at`, with the pseudo header of the IP header in front of it.
-    fn udp_sum(&self, packet: &[u8], at: usize, len: u32) -> [u8; 2] {
-        let ip = self.headers[..self.len]
-            .iter()
-            .rev()
-            .find(|(header, place)| *place < at && matches!(header, Header::Ipv4 | Header::Ipv6));
-        let addresses = match ip {
-            Some(&(Header::Ipv4, place)) => &packet[place + 12..place + 20],
-            Some(&(_, place)) => &packet[place + 8..place + 40],
-            None => &[],
-        };
-        let mut sum = internet_checksum::Checksum::new();
-        sum.add_bytes(addresses);
-        sum.add_bytes(&len.to_be_bytes());
-        sum.add_bytes(&[0, IPPROTO_UDP]);
-        sum.add_bytes(&packet[at..]);
-        match sum.checksum() {
-            [0, 0] => [0xff, 0xff],
-            sum => sum,
+    /// The addresses of the IP header in front of the header at `at`.
+    fn addresses(&self, packet: &[u8], at: usize) -> (IpAddr, IpAddr) {
+        for &(header, place) in self.headers[..self.len].iter().rev().filter(|(_, place)| *place < at) {
+            let ip = &packet[place..];
+            match header {
+                Header::Ipv4 => return (ipv4::src(ip).into(), ipv4::dst(ip).into()),
+                Header::Ipv6 => return (ipv6::src(ip).into(), ipv6::dst(ip).into()),
+                Header::Udp | Header::GreChecksum => {}
+            }
         }
+        // Every walk begins with an IP header.
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
     }
-}
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-/// Writes the low 16 bits: a segment is never longer than the packet it was cut from.
-fn put16(bytes: &mut [u8], at: usize, value: u32) {
-    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
-}
-
-fn fold32(value: u32) -> u32 {
-    (value & 0xffff) + (value >> 16)
-}
-
-fn fold(value: u32) -> u16 {
-    fold32(fold32(value)) as u16
 }
 
 #[cfg(test)]
@@ -359,6 +325,10 @@ mod tests {
             gso.header_len += shift;
         }
         ([outer, packet].concat(), meta)
+    }
+
+    fn be16(bytes: &[u8], at: usize) -> u16 {
+        u16::from_be_bytes([bytes[at], bytes[at + 1]])
     }
 
     fn outer_ipv4(protocol: u8) -> [u8; 20] {

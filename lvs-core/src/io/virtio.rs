@@ -11,7 +11,7 @@
 //! | 6..8 | where checksumming starts, from the start of the packet |
 //! | 8..10 | where the checksum goes, from there |
 
-use crate::wire::{ChecksumState, Gso, Meta};
+use crate::wire::{ChecksumState, Gso, Meta, tcp, udp};
 
 /// Length of the header in bytes.
 pub const VIRTIO_HEADER: usize = 10;
@@ -100,10 +100,11 @@ impl VirtioHeader {
             ChecksumState::Complete
         };
         let header_len = match self.gso_type & !GSO_ECN {
-            GSO_TCPV4 | GSO_TCPV6 if partial => {
-                packet.get(start + 12).map(|byte| self.csum_start.saturating_add(u16::from(byte >> 4) * 4))
-            }
-            GSO_UDP_L4 if partial => Some(self.csum_start.saturating_add(8)),
+            GSO_TCPV4 | GSO_TCPV6 if partial => packet
+                .get(start..)
+                .filter(|segment| segment.len() > tcp::DATA_OFFSET)
+                .map(|segment| self.csum_start.saturating_add(tcp::header_len(segment) as u16)),
+            GSO_UDP_L4 if partial => Some(self.csum_start.saturating_add(udp::HEADER_LEN as u16)),
             _ => None,
         };
         let gso = (self.gso_type != GSO_NONE).then_some(Gso {

@@ -10,12 +10,15 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use pnet_packet::icmp::IcmpTypes;
+use pnet_packet::icmp::destination_unreachable::IcmpCodes;
+use pnet_packet::icmpv6::Icmpv6Types;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
 use super::http::{Exchange, Failure, Fetching, OpenExchange, Request, Serving};
+use super::port::{Port, lab_time, stack_time};
 use super::{Node, Outbox, unwrap};
 use crate::wire::{self, IcmpBody, Parsed, TcpFlags, Transport};
 use crate::{Endpoint, Instant, Protocol};
@@ -301,9 +304,12 @@ impl Host {
 
     /// RFC 1122 4.2.3.9: an unreachable destination ends an attempt to connect, never an open connection.
     fn receive_icmp(&mut self, is_ipv4: bool, icmp: wire::Icmp, now: Instant, out: &mut Outbox) {
-        const FRAGMENTATION_NEEDED: u8 = 4;
-        let unreachable =
-            if is_ipv4 { icmp.kind == 3 && icmp.code != FRAGMENTATION_NEEDED } else { icmp.kind == 1 };
+        let unreachable = if is_ipv4 {
+            icmp.kind == IcmpTypes::DestinationUnreachable.0
+                && icmp.code != IcmpCodes::FragmentationRequiredAndDFFlagSet.0
+        } else {
+            icmp.kind == Icmpv6Types::DestinationUnreachable.0
+        };
         let tuple = match icmp.body {
             IcmpBody::Error(quoted) if unreachable => quoted.tuple(),
             _ => None,
@@ -553,61 +559,5 @@ fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => Some(IpAddr::from(*packet.get(wire::ipv4::DST..)?.first_chunk::<4>()?)),
         _ => Some(IpAddr::from(*packet.get(wire::ipv6::DST..)?.first_chunk::<16>()?)),
-    }
-}
-
-/// The stack counts microseconds.
-fn stack_time(now: Instant) -> smoltcp::time::Instant {
-    smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
-}
-
-fn lab_time(time: smoltcp::time::Instant) -> Instant {
-    Instant::from_nanos(u64::try_from(time.total_micros()).unwrap_or(0).saturating_mul(1000))
-}
-
-/// The stack's network device: holds at most one received packet.
-struct Port {
-    mtu: u16,
-    received: Option<Vec<u8>>,
-    sent: Vec<Vec<u8>>,
-}
-
-impl Device for Port {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sending<'a>;
-
-    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received, Sending<'_>)> {
-        let packet = self.received.take()?;
-        Some((Received(packet), Sending(&mut self.sent)))
-    }
-
-    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Sending<'_>> {
-        Some(Sending(&mut self.sent))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = usize::from(self.mtu);
-        capabilities
-    }
-}
-
-struct Received(Vec<u8>);
-
-impl phy::RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-struct Sending<'a>(&'a mut Vec<Vec<u8>>);
-
-impl phy::TxToken for Sending<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let mut packet = vec![0; len];
-        let result = write(&mut packet);
-        self.0.push(packet);
-        result
     }
 }

@@ -36,6 +36,7 @@ mod host;
 mod http;
 mod link;
 mod node;
+mod port;
 mod random;
 mod router;
 mod unwrap;

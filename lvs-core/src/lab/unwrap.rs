@@ -1,13 +1,15 @@
 //! What a real server of LVS/TUN does before its stack sees a packet: take the outer header off.
 
+use pnet_packet::ip::IpNextHeaderProtocols as next_header;
+
 use crate::wire::{self, Parsed, Transport};
 
 /// UDP port of GUE that a Lab host listens on, the kernel's default for `--tun-port`.
 pub(super) const GUE_PORT: u16 = 6080;
 
-const IPIP: u8 = 4;
-const IPV6_IN_IP: u8 = 41;
-const GRE: u8 = 47;
+const IPIP: u8 = next_header::Ipv4.0;
+const IPV6_IN_IP: u8 = next_header::Ipv6.0;
+const GRE: u8 = next_header::Gre.0;
 
 /// The packet inside an IPIP, GRE or GUE packet; `None` when it is none of them.
 pub(super) fn inner(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {

@@ -151,6 +151,24 @@ pub const fn checksum_offset(protocol: u8) -> Option<usize> {
     }
 }
 
+/// The checksum field at `at`.
+///
+/// # Panics
+/// When the field is not inside the bytes.
+#[inline]
+pub fn field(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes the checksum field at `at`.
+///
+/// # Panics
+/// When the field is not inside the bytes.
+#[inline]
+pub fn set_field(bytes: &mut [u8], at: usize, checksum: u16) {
+    bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
 /// The sum of the pseudo-header (RFC 793, RFC 8200 section 8.1), folded, not complemented: what a field holds
 /// under [`ChecksumState::Partial`](super::ChecksumState::Partial). `len` is the segment's length in bytes.
 pub fn pseudo_header_sum(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> u16 {
@@ -336,6 +354,13 @@ mod tests {
         assert!(!icmp_checksum_is_right(&message));
         message[2..4].copy_from_slice(&icmp_checksum(&[8, 0, 0, 0, 0x12, 0x34, 0, 1]).to_be_bytes());
         assert!(icmp_checksum_is_right(&message));
+    }
+
+    #[test]
+    fn a_field_is_read_as_it_is_written() {
+        let mut bytes = [0x55; 4];
+        set_field(&mut bytes, 1, 0x1234);
+        assert_eq!((bytes, field(&bytes, 1)), ([0x55, 0x12, 0x34, 0x55], 0x1234));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! has read, from its IP header on.
 //!
 //! # Panics
-//! The writers panic when the slice is shorter than the field's end.
+//! Readers and writers panic when the slice is shorter than the field's end.
 
 use core::net::Ipv4Addr;
 
@@ -49,11 +49,45 @@ pub const OPTION_NOP: u8 = 1;
 pub const OPTION_LOOSE_ROUTE: u8 = 131;
 /// Strict source and record route.
 pub const OPTION_STRICT_ROUTE: u8 = 137;
+/// In an option's kind: every fragment has the option, not only the first.
+pub const OPTION_COPIED: u8 = 0x80;
 
 /// Length of the header with its options, in bytes, as its first byte states it.
 #[inline]
 pub fn header_len(packet: &[u8]) -> usize {
     usize::from(packet[VERSION_IHL] & 0x0f) * 4
+}
+
+/// The total length, in bytes.
+#[inline]
+pub fn total_len(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[TOTAL_LEN], packet[TOTAL_LEN + 1]])
+}
+
+/// The identification.
+#[inline]
+pub fn id(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[ID], packet[ID + 1]])
+}
+
+/// Flags and fragment offset as one word, as [`set_flags`] writes them.
+#[inline]
+pub fn flags(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[FLAGS], packet[FLAGS + 1]])
+}
+
+/// The source address.
+#[inline]
+pub fn src(packet: &[u8]) -> Ipv4Addr {
+    let [a, b, c, d] = [packet[SRC], packet[SRC + 1], packet[SRC + 2], packet[SRC + 3]];
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// The destination address.
+#[inline]
+pub fn dst(packet: &[u8]) -> Ipv4Addr {
+    let [a, b, c, d] = [packet[DST], packet[DST + 1], packet[DST + 2], packet[DST + 3]];
+    Ipv4Addr::new(a, b, c, d)
 }
 
 /// Writes the type of service.
@@ -164,6 +198,14 @@ mod tests {
             wanted[range].copy_from_slice(expected);
             assert_eq!(header, wanted);
         }
+    }
+
+    #[test]
+    fn every_reader_reads_its_field() {
+        assert_eq!((header_len(&HEADER), total_len(&HEADER), id(&HEADER)), (20, 0x73, 0));
+        assert_eq!((flags(&HEADER), checksum(&HEADER)), (DONT_FRAGMENT, 0xb861));
+        assert_eq!(src(&HEADER), Ipv4Addr::new(192, 168, 0, 1));
+        assert_eq!(dst(&HEADER), Ipv4Addr::new(192, 168, 0, 199));
     }
 
     #[test]

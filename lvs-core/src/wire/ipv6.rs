@@ -4,7 +4,7 @@
 //! [`parse`](super::parse) has read, from its IP header on.
 //!
 //! # Panics
-//! The writers panic when the slice is shorter than the field's end.
+//! Readers and writers panic when the slice is shorter than the field's end.
 
 use core::net::Ipv6Addr;
 
@@ -25,10 +25,45 @@ pub const DST: usize = 24;
 
 /// Length of a fragment header, in bytes: next header, reserved, offset and flags (2), identification (4).
 pub const FRAGMENT_LEN: usize = 8;
+/// Offset and flags, 2 bytes, in the fragment header.
+pub const FRAGMENT_FLAGS: usize = 2;
+/// Identification, 4 bytes, in the fragment header.
+pub const FRAGMENT_ID: usize = 4;
 /// The fragment offset in bytes, in the word at byte 2 of the fragment header.
 pub const OFFSET_MASK: u16 = 0xfff8;
 /// More fragments, in the word at byte 2 of the fragment header.
 pub const MORE_FRAGMENTS: u16 = 0x0001;
+
+/// Length of an extension header (options, routing) in bytes, of its length byte, which stands second in it.
+#[inline]
+pub const fn extension_len(units: u8) -> usize {
+    (units as usize + 1) * 8
+}
+
+/// The payload length: all bytes behind the fixed header.
+#[inline]
+pub fn payload_len(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[PAYLOAD_LEN], packet[PAYLOAD_LEN + 1]])
+}
+
+/// The source address.
+#[inline]
+pub fn src(packet: &[u8]) -> Ipv6Addr {
+    address(packet, SRC)
+}
+
+/// The destination address.
+#[inline]
+pub fn dst(packet: &[u8]) -> Ipv6Addr {
+    address(packet, DST)
+}
+
+#[inline]
+fn address(packet: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&packet[at..at + 16]);
+    Ipv6Addr::from(octets)
+}
 
 /// Writes the traffic class.
 #[inline]
@@ -106,6 +141,17 @@ mod tests {
             wanted[range].copy_from_slice(expected);
             assert_eq!(header, wanted);
         }
+    }
+
+    #[test]
+    fn every_reader_reads_its_field() {
+        let mut header = [0x55; 40];
+        header[4..6].copy_from_slice(&[0x12, 0x34]);
+        header[8..24].copy_from_slice(&Ipv6Addr::LOCALHOST.octets());
+        header[24..40].copy_from_slice(&[9; 16]);
+        assert_eq!(payload_len(&header), 0x1234);
+        assert_eq!((src(&header), dst(&header)), (Ipv6Addr::LOCALHOST, Ipv6Addr::from([9; 16])));
+        assert_eq!((extension_len(0), extension_len(255)), (8, 2048));
     }
 
     #[test]

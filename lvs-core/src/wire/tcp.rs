@@ -29,6 +29,9 @@ pub const CHECKSUM: usize = 16;
 /// Urgent pointer, 2 bytes.
 pub const URGENT: usize = 18;
 
+/// Congestion window reduced (RFC 3168), in the byte at [`FLAGS`].
+pub const CWR: u8 = 0x80;
+
 /// End of the option list.
 pub const OPTION_END: u8 = 0;
 /// No operation.
@@ -43,6 +46,8 @@ pub const OPTION_SACK_PERMITTED: u8 = 4;
 pub const OPTION_SACK: u8 = 5;
 /// Timestamps, 10 bytes.
 pub const OPTION_TIMESTAMPS: u8 = 8;
+/// Length of the timestamps option, in bytes.
+pub const OPTION_TIMESTAMPS_LEN: usize = 10;
 
 /// Length of the header with its options, in bytes, as its data offset states it.
 #[inline]
@@ -55,6 +60,12 @@ pub fn header_len(segment: &[u8]) -> usize {
 pub fn set_header_len(segment: &mut [u8], len: usize) {
     debug_assert!(len.is_multiple_of(4) && (MIN_HEADER_LEN..=MAX_HEADER_LEN).contains(&len));
     segment[DATA_OFFSET] = segment[DATA_OFFSET] & 0x0f | ((len / 4) as u8) << 4;
+}
+
+/// The sequence number.
+#[inline]
+pub fn seq(segment: &[u8]) -> u32 {
+    u32::from_be_bytes([segment[SEQ], segment[SEQ + 1], segment[SEQ + 2], segment[SEQ + 3]])
 }
 
 /// Writes the sequence number.
@@ -169,6 +180,6 @@ mod tests {
         wanted[4..12].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
         wanted[12] = 0xf5;
         assert_eq!(header, wanted);
-        assert_eq!(header_len(&header), 60);
+        assert_eq!((header_len(&header), seq(&header)), (60, 0x0102_0304));
     }
 }
