@@ -424,7 +424,7 @@ impl Reference {
             }
             IpAddr::V6(src) => src.octets()[0] == 0xff || src.to_bits() <= 1,
         };
-        if martian {
+        if martian || parsed.src == parsed.dst {
             return Answer::Drop(DropReason::Martian);
         }
         let Some(tuple) = parsed.tuple() else { return Answer::Pass };
@@ -455,13 +455,6 @@ impl Reference {
         let server = &self.servers[&conn.server_id];
         let tcp = tcp_flags(parsed);
         if way == Way::In {
-            if server.deleted.is_some() {
-                if !sysctl.expire_nodest_conn {
-                    return Some(Answer::Drop(DropReason::ServerGone));
-                }
-                self.end(at);
-                return None;
-            }
             if conn.protocol == Protocol::Tcp && tcp & flags::SYN != 0 {
                 let quiesced = sysctl.expire_nodest_conn && server.config.weight.get() == 0;
                 let closed = conn.state == "TW" || conn.state == "CL";
@@ -470,6 +463,13 @@ impl Reference {
                     self.end(at);
                     return None;
                 }
+            }
+            if server.deleted.is_some() {
+                if !sysctl.expire_nodest_conn {
+                    return Some(Answer::Drop(DropReason::ServerGone));
+                }
+                self.end(at);
+                return None;
             }
         }
         let record = self.servers.get_mut(&conn.server_id).expect("a connection's server is kept");
@@ -523,7 +523,7 @@ impl Reference {
                 };
                 same && service.order.iter().any(at_source)
             });
-            if self.config.sysctl.nat_icmp_send && tcp & flags::RST == 0 && nat_server {
+            if self.config.sysctl.nat_icmp_send && parsed.ttl > 1 && tcp & flags::RST == 0 && nat_server {
                 let from = self.own(src.addr.is_ipv4());
                 // The kernel refuses it on its way through: the TTL has gone down.
                 let mut quote = bytes.to_vec();
@@ -829,7 +829,9 @@ impl Reference {
         };
         let obeys_df = plan.tunnel.is_none() || self.config.sysctl.pmtu_disc;
         let too_big = whole + overhead > mtu;
-        if too_big && (!v4 || parsed.dont_fragment && obeys_df) {
+        // An IPv6 sender cannot be asked for less than 1280 bytes: the tunnel's packet is cut.
+        let keeps_whole = if v4 { parsed.dont_fragment && obeys_df } else { overhead == 0 || whole > 1280 };
+        if too_big && keeps_whole {
             let fits = mtu.saturating_sub(overhead);
             return Err(match (v4, fits) {
                 (true, 0..68) => Refusal::Silent(DropReason::TooBig),
