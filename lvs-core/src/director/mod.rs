@@ -194,7 +194,7 @@ impl Director {
         let verdict = match parsed {
             Err(error) => Verdict::Drop(error.drop_reason()),
             Ok(parsed) if is_martian(parsed) => Verdict::Drop(DropReason::Martian),
-            Ok(parsed) if is_group(parsed.dst) => self.to_group(parsed),
+            Ok(parsed) if is_group(parsed.dst) => self.group_traffic(parsed),
             Ok(parsed) if parsed.fragment.is_some() => self.fragment(packet, parsed, now),
             Ok(parsed) => {
                 let mut job = Job { packet, parsed, pieces: None, now };

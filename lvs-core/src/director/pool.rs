@@ -298,28 +298,27 @@ impl Pool {
         }
     }
 
-    /// Forgets deleted servers whose trash time is over and that no connection refers to. Returns those that may
-    /// have had local ports and whose address no other server has.
+    /// Forgets deleted servers whose trash time is over and that no connection refers to. Returns endpoints where no
+    /// server is left, with the protocols of their services.
     pub(crate) fn collect_trash(&mut self, now: Instant) -> Vec<(Endpoint, Protocol)> {
         let mut gone = Vec::new();
         for slot in &mut self.servers {
             let over = slot.take_if(|record| {
                 record.connections == 0 && record.deleted.is_some_and(|since| now - since >= TRASH_TIME)
             });
-            let Some(ServerRecord { service, config: RealServer { endpoint, .. }, .. }) = over else {
-                continue;
-            };
+            let Some(record) = over else { continue };
+            let endpoint = record.config.endpoint;
             count_down(&mut self.server_addrs, &endpoint.addr);
-            if self.server_addrs.contains_key(&endpoint.addr) {
-                continue;
-            }
-            let of_service = |protocol: &Protocol| match service {
+            let serves = |protocol: &Protocol| match record.service {
                 ServiceKey::Address { protocol: own, .. } => own == *protocol,
                 ServiceKey::Mark { .. } => true,
             };
-            let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().filter(of_service);
+            let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().filter(serves);
             gone.extend(protocols.map(|protocol| (endpoint, protocol)));
         }
+        gone.retain(|(endpoint, _)| {
+            self.servers.iter().flatten().all(|record| record.config.endpoint != *endpoint)
+        });
         gone
     }
 
@@ -355,5 +354,32 @@ impl Pool {
                 count_down(&mut self.reply_sources, &(protocol, config.endpoint));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lvs_sched::SchedulerKind;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_gone_with_its_last_server() {
+        let server = |text: &str| RealServer::new(text.parse().unwrap(), ForwardingMethod::FullNat);
+        let mut pool = Pool::new(1);
+        let mark = ServiceKey::Mark { family: Family::V4, mark: 7 };
+        let vip = ServiceKey::Address { protocol: Protocol::Udp, endpoint: "10.9.0.1:53".parse().unwrap() };
+        for key in [mark, vip] {
+            pool.add_service(VirtualService::new(key, SchedulerKind::RoundRobin));
+        }
+        let shared = server("10.0.2.11:53");
+        let (by_mark, by_vip) = (pool.add_server(0, shared), pool.add_server(1, shared));
+        pool.remove_server(0, by_mark, Instant::ZERO);
+        assert_eq!(pool.collect_trash(Instant::from_secs(119)), []);
+        assert_eq!(pool.collect_trash(Instant::from_secs(120)), [], "the other service has one there");
+        pool.remove_server(1, by_vip, Instant::from_secs(200));
+        assert!(pool.is_server_addr(shared.endpoint.addr), "its replies may still come");
+        assert_eq!(pool.collect_trash(Instant::from_secs(320)), [(shared.endpoint, Protocol::Udp)]);
+        assert!(!pool.is_server_addr(shared.endpoint.addr));
     }
 }

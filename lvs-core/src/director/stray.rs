@@ -26,7 +26,7 @@ impl Director {
     }
 
     /// To a multicast or broadcast address: never a connection's (IPVS takes packets for one host only).
-    pub(super) fn to_group(&mut self, parsed: &Parsed) -> Verdict {
+    pub(super) fn group_traffic(&mut self, parsed: &Parsed) -> Verdict {
         self.trace.note(|| Step::Host { to: parsed.dst });
         match self.config.pass {
             PassPolicy::Pass => Verdict::Pass,

@@ -1,5 +1,7 @@
 //! Too large: who is told what, and what is cut.
 
+use lvs_core::wire::checksum::{finish_checksum, pseudo_header_sum};
+use lvs_core::wire::{ChecksumState, Gso, Meta};
 use lvs_core::{Config, Director, DropReason, Environment, Verdict};
 
 use super::helpers::*;
@@ -199,4 +201,54 @@ fn padding_behind_an_error_is_no_quote() {
     error.extend_from_slice(&outer[20..120]);
     feed(&mut director, &error, secs(1));
     assert_eq!(told(&mut director), None);
+}
+
+/// A large packet that a device will cut counts by its segments, and the place of its checksum moves with it.
+#[test]
+fn a_gso_packet_leaves_whole_when_its_segments_fit() {
+    let large = tcp_with(at(CLIENT), at(VIP), ACK, Shape { payload: 60_000, ..PLAIN });
+    for (method, most, outer) in [("-m", 1460, 0), ("-g", 1460, 0), ("-i", 1440, 20), ("-6 -i", 1420, 40)] {
+        for (size, fits) in [(most, true), (most + 1, false)] {
+            let mut director = director(config(), &rules(method));
+            feed(&mut director, &tcp(at(CLIENT), at(VIP), SYN), secs(1));
+            let mut packet = large.clone();
+            let pseudo = pseudo_header_sum(ip("172.16.0.9"), ip("10.9.0.1"), 6, 60_020);
+            packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+            let meta = Meta {
+                checksum: ChecksumState::Partial { start: 20, offset: 16 },
+                gso: Some(Gso { kind: 1, size, header_len: 40 }),
+                ..Meta::default()
+            };
+            let out = feed_with(&mut director, &packet, meta, secs(1));
+            if !fits {
+                assert_eq!(icmp_parts(out.replied("172.16.0.9")).2, 1500 - u32::from(outer), "{method}");
+                continue;
+            }
+            assert!(matches!(out.verdict, Verdict::Transmit { .. }) && out.beside.is_empty(), "{method}");
+            let start = 20 + outer;
+            assert_eq!(out.meta.checksum, ChecksumState::Partial { start, offset: 16 });
+            assert_eq!(out.meta.gso, Some(Gso { kind: 1, size, header_len: 40 + outer }));
+            let mut inner = out.bytes;
+            finish_checksum(&mut inner, start, 16);
+            checked(&inner[usize::from(outer)..]);
+        }
+    }
+}
+
+/// What is cut here needs its checksum first.
+#[test]
+fn a_partial_checksum_is_finished_before_cutting() {
+    for method in ["-m", "-g", "-i", "-i --tun-type gre --tun-csum", "--fullnat"] {
+        let mut director = director(config(), &rules(method));
+        feed(&mut director, &tcp(at(CLIENT), at(VIP), SYN), secs(1));
+        let mut packet = tcp_with(at(CLIENT), at(VIP), ACK, Shape { payload: 3000, df: false, ..PLAIN });
+        let pseudo = pseudo_header_sum(ip("172.16.0.9"), ip("10.9.0.1"), 6, 3020);
+        packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+        let meta = Meta { checksum: ChecksumState::Partial { start: 20, offset: 16 }, ..Meta::default() };
+        let out = feed_with(&mut director, &packet, meta, secs(1));
+        assert_eq!(out.verdict, Verdict::Queued, "{method}");
+        let pieces: Vec<_> = out.beside.into_iter().map(|(_, bytes)| bytes).collect();
+        let whole = joined(&pieces);
+        checked(&whole[whole.len() - 3040..]);
+    }
 }
