@@ -809,8 +809,8 @@ impl Reference {
             }
             other => panic!("the reference does not know {other:?}"),
         };
-        // With the SYN, and with the packet behind it.
-        let due = tcp & flags::SYN != 0 || conn.packets == 1 && tcp & 0x3f != 0;
+        // With each SYN, and with the packet behind it.
+        let due = tcp & flags::SYN != 0 || (conn.packets == 1 || conn.state == "SR") && tcp & 0x3f != 0;
         let told = self.config.fullnat.toa && conn.method == ForwardingMethod::FullNat && due;
         Ok(Plan { src, dst, tunnel, next_hop: rip, tell: told.then_some(conn.client) })
     }

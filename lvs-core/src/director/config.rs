@@ -54,7 +54,8 @@ impl Default for Limits {
 /// Switches of FULLNAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FullNatOptions {
-    /// Tell the server the client's address by the TCP option TOA, on the SYN and on the packet after it.
+    /// Tell the server the client's address by the TCP option TOA, on the SYN and on the packet after it. Options of
+    /// that kind (253, 254) that a client itself has put in are overwritten.
     pub toa: bool,
     /// Overwrite the timestamp option of a client's SYN, so that servers which keep per-address timestamps
     /// do not take clients behind one local address for one another.

@@ -6,7 +6,7 @@ use lvs_sched::Endpoint;
 
 use super::{Director, Job, Outgoing, Step};
 use crate::answer::{self, IcmpError};
-use crate::conn::{ConnFlags, Connection, Direction, Method};
+use crate::conn::{Connection, Direction, Method, State};
 use crate::environment::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::fragment;
 use crate::rewrite::{Outer, Rewrite};
@@ -14,7 +14,10 @@ use crate::service::Family;
 use crate::toa;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::finish_checksum;
-use crate::wire::{ChecksumState, Meta, TcpFlags, Transport, ipv4, ipv6};
+use crate::wire::{ChecksumState, Delta, Meta, Packet, Parsed, TcpFlags, Transport, ipv4, ipv6, tcp};
+
+/// The kinds of TCP options that servers read as the client's address.
+const TOA_KINDS: [u8; 2] = [253, 254];
 
 /// The largest value of a length field.
 const MAX_LENGTH: u32 = 0xffff;
@@ -26,6 +29,44 @@ pub(super) enum Fit {
     Whole,
     /// In fragments no larger than the MTU; reassembled datagrams in their received sizes.
     Cut,
+}
+
+/// What FULLNAT does to a client's segment beside its rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FullNatStep {
+    /// Put in the client's address.
+    tell: bool,
+    /// Take out addresses that the client itself has put in.
+    unmask: bool,
+    /// Take out the timestamp.
+    blank_timestamp: bool,
+}
+
+/// Overwrites the options by which a client would pass for another one: servers believe the first that they find, and
+/// the director's own may have found no room. The checksum follows; a partial one does not cover options.
+fn blank_forged_toa(packet: &mut Packet<'_>, parsed: &Parsed) {
+    let Transport::Tcp { header_len, .. } = parsed.transport else { return };
+    let (l4, header_len) = (usize::from(parsed.l4), usize::from(header_len));
+    if header_len == tcp::MIN_HEADER_LEN {
+        return;
+    }
+    let partial = packet.meta.checksum != ChecksumState::Complete;
+    let Some(header) = packet.bytes_mut().get_mut(l4..l4 + header_len) else { return };
+    let mut before = [0; tcp::MAX_HEADER_LEN];
+    let before = &mut before[..header_len];
+    before.copy_from_slice(header);
+    let forged = tcp::options(before).flatten().filter(|option| TOA_KINDS.contains(&option.kind));
+    let mut found = false;
+    for option in forged {
+        header[option.range].fill(tcp::OPTION_NOP);
+        found = true;
+    }
+    if found && !partial {
+        let delta = Delta::of_bytes(&before[tcp::MIN_HEADER_LEN..], &header[tcp::MIN_HEADER_LEN..]);
+        let field = tcp::CHECKSUM..tcp::CHECKSUM + 2;
+        let sum = delta.apply(u16::from_be_bytes([header[field.start], header[field.start + 1]]));
+        header[field].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// Why a packet may not leave.
@@ -112,13 +153,19 @@ impl Director {
     }
 
     /// Applies a rewrite that [`fit`](Self::fit) has passed.
-    pub(super) fn send(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, fit: Fit, toa: bool) -> Verdict {
+    pub(super) fn send(
+        &mut self,
+        job: &mut Job<'_, '_>,
+        rewrite: &Rewrite,
+        fit: Fit,
+        fullnat: Option<FullNatStep>,
+    ) -> Verdict {
         if fit == Fit::Cut
             && let Some(outer @ Outer { copy_df: true, .. }) = rewrite.outer
         {
             // What is cut must have an identification, and so no DF, even if the fragments that came had it.
             let rewrite = Rewrite { outer: Some(Outer { copy_df: false, ..outer }), ..*rewrite };
-            return self.send(job, &rewrite, fit, toa);
+            return self.send(job, &rewrite, fit, fullnat);
         }
         let verdict = Verdict::Transmit { next_hop: rewrite.next_hop };
         // Link padding behind the packet stays here.
@@ -128,8 +175,8 @@ impl Director {
         if rewrite.apply(job.packet, job.parsed).is_err() {
             return Verdict::Drop(DropReason::NoRoom);
         }
-        if toa {
-            self.tell_client(job, rewrite);
+        if let Some(step) = fullnat {
+            self.apply_fullnat(job, rewrite, step);
         }
         match fit {
             Fit::Whole => verdict,
@@ -166,23 +213,38 @@ impl Director {
         Verdict::Queued
     }
 
-    /// Whether this packet of a FULLNAT connection tells the server who the client is: the SYN, and the packet
-    /// that follows it, in case the server reads options of the established connection only.
-    pub(super) fn toa_for(&self, conn: &Connection, direction: Direction, tcp: TcpFlags) -> bool {
-        self.config.fullnat.toa
-            && conn.method == Method::FullNat
-            && direction == Direction::In
-            && (tcp.contains(TcpFlags::SYN) || conn.packets == 1)
-            && !tcp.is_empty()
-            && !conn.flags.contains(ConnFlags::TEMPLATE)
+    /// What FULLNAT does to a segment beside its rewrite; `None` for all that is no client's packet of a FULLNAT
+    /// connection.
+    ///
+    /// The server is told the client until the handshake is over: with each SYN, and with the packet behind it, in
+    /// case the server reads options of the established connection only.
+    pub(super) fn fullnat_step(
+        &self,
+        conn: &Connection,
+        direction: Direction,
+        tcp: TcpFlags,
+    ) -> Option<FullNatStep> {
+        if conn.method != Method::FullNat || direction != Direction::In || tcp.is_empty() {
+            return None;
+        }
+        let syn = tcp.contains(TcpFlags::SYN);
+        let options = self.config.fullnat;
+        let tell = options.toa && (syn || conn.packets == 1 || conn.state == State::SynRecv);
+        Some(FullNatStep { tell, unmask: options.toa, blank_timestamp: options.blank_timestamp && syn })
     }
 
-    /// FULLNAT's own step: timestamps blanked on a SYN, the client's address as a TCP option. `parsed` is the
-    /// packet as it came; a rewrite moves no header. Without room the packet goes without the option.
-    fn tell_client(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite) {
-        let Transport::Tcp { sport, flags, .. } = job.parsed.transport else { return };
-        if self.config.fullnat.blank_timestamp && flags.contains(TcpFlags::SYN) {
+    /// FULLNAT's own step. `parsed` is the packet as it came; a rewrite moves no header. Without room the packet goes
+    /// without the option.
+    fn apply_fullnat(&mut self, job: &mut Job<'_, '_>, rewrite: &Rewrite, step: FullNatStep) {
+        let Transport::Tcp { sport, .. } = job.parsed.transport else { return };
+        if step.unmask {
+            blank_forged_toa(job.packet, job.parsed);
+        }
+        if step.blank_timestamp {
             toa::blank_timestamp(job.packet, job.parsed);
+        }
+        if !step.tell {
+            return;
         }
         // A device would copy the option into every segment of a large packet.
         if job.packet.meta.gso.is_some() {

@@ -269,8 +269,8 @@ impl Director {
         {
             hot.packets = hot.packets.saturating_add(1);
         }
-        let toa = self.toa_for(conn, direction, flags);
-        Some(self.send(job, rewrite, fit, toa))
+        let fullnat = self.fullnat_step(conn, direction, flags);
+        Some(self.send(job, rewrite, fit, fullnat))
     }
 
     /// Stage 3, miss: find the service, choose a server, and open the connection once nothing can fail.
@@ -325,11 +325,11 @@ impl Director {
                     self.trace.note(|| Step::State { before: State::None, after: conn.state });
                     self.trace.note(|| Step::Rewrite(rewrite));
                     self.count_opened(service, conn.server_id, job.parsed.len);
-                    let toa = self.toa_for(&conn, Direction::In, flags);
+                    let fullnat = self.fullnat_step(&conn, Direction::In, flags);
                     if one_packet {
                         self.free_local(&conn);
                     }
-                    return self.send(job, &rewrite, fit, toa);
+                    return self.send(job, &rewrite, fit, fullnat);
                 }
                 Err(Refusal::Silent(DropReason::ReturnTupleTaken)) => {
                     self.trace.note(|| Step::ReturnTupleTaken(conn.server));

@@ -74,7 +74,7 @@ impl Director {
                     let translation = IcmpRewrite::new(conn, direction, job.parsed);
                     translation.apply(job.packet.bytes_mut(), job.parsed, quoted);
                 }
-                self.send(job, &route, fit, false)
+                self.send(job, &route, fit, None)
             }
             Err(Refusal::Silent(reason)) => Verdict::Drop(reason),
             // No ICMP error about an ICMP error (RFC 1122 3.2.2).

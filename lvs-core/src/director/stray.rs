@@ -75,7 +75,7 @@ impl Director {
         }
         let rewrite = Rewrite::forward(parsed.dst, self.config.environment.mtu_to(parsed.dst));
         match self.fit(job, &rewrite) {
-            Ok(fit) => self.send(job, &rewrite, fit, false),
+            Ok(fit) => self.send(job, &rewrite, fit, None),
             Err(refusal) => {
                 let from = self.config.environment.source(Family::of(&parsed.src));
                 self.refuse(job, refusal, from, false)

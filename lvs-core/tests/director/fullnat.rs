@@ -1,6 +1,7 @@
 //! FULLNAT: local addresses and ports, and who the client is.
 
 use lvs_core::conn::Filter;
+use lvs_core::wire::checksum::transport_checksum;
 use lvs_core::{Config, Director, DropReason, FullNatOptions, Limits, toa};
 
 use super::helpers::*;
@@ -105,4 +106,62 @@ fn a_server_without_a_port_has_one_range_for_all_ports() {
     director.kill(Filter::default());
     assert_eq!(director.restore(&snapshot, secs(1)), Ok(1));
     assert_eq!(director.kill(Filter::default()), 1);
+}
+
+/// The SYN came twice: the ACK behind it still tells.
+#[test]
+fn the_packet_behind_a_repeated_syn_tells_too() {
+    let mut director = director(config(), RULES);
+    let told = [SYN, SYN, ACK, ACK].map(|flags| {
+        let out = feed(&mut director, &tcp(at(CLIENT), at(VIP), flags), secs(1));
+        toa::find(&out.bytes[20..]).is_some()
+    });
+    assert_eq!(told, [true, true, true, false]);
+}
+
+/// A TCP segment of the client with these options.
+fn with_options(flags: lvs_core::wire::TcpFlags, options: &[u8]) -> Vec<u8> {
+    let plain = tcp(at(CLIENT), at(VIP), flags);
+    let mut segment = plain[20..].to_vec();
+    segment.extend_from_slice(options);
+    segment[12] = (segment.len() as u8 / 4) << 4;
+    let sum = transport_checksum(ip("172.16.0.9"), ip("10.9.0.1"), 6, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    packet(ip("172.16.0.9"), ip("10.9.0.1"), 6, PLAIN, &segment)
+}
+
+const FORGED: [u8; 8] = [254, 8, 0, 99, 192, 0, 2, 66];
+
+/// Servers believe the option; a client must not speak for another, even where the director's own finds no room.
+#[test]
+fn a_client_cannot_pass_for_another() {
+    let mut director = director(config(), RULES);
+    let full = [&[1], &FORGED[..], &[253, 20], &[7; 18], &[8, 10], &[9; 8], &[1]].concat();
+    for (flags, told) in [(SYN, None), (ACK, None), (ACK, None)] {
+        let out = feed(&mut director, &with_options(flags, &full), secs(1));
+        checked(out.transmitted("10.0.2.11"));
+        assert_eq!(toa::find(&out.bytes[20..]), told);
+        assert_eq!(out.bytes.len(), 80, "no room was made");
+        assert_eq!(out.bytes[69..79], [8, 10, 9, 9, 9, 9, 9, 9, 9, 9], "other options stay");
+    }
+    let late = feed(&mut director, &with_options(ACK, &FORGED), secs(1));
+    checked(late.transmitted("10.0.2.11"));
+    assert_eq!(toa::find(&late.bytes[20..]), None);
+    assert_eq!(director.counters().toa_refused, 2);
+}
+
+#[test]
+fn blanking_timestamps_does_not_need_toa() {
+    let timestamp = [1, 1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0];
+    for toa in [false, true] {
+        let fullnat = FullNatOptions { toa, blank_timestamp: true };
+        let mut director = director(Config { fullnat, ..config() }, RULES);
+        let out = feed(&mut director, &with_options(SYN, &timestamp), secs(1));
+        checked(out.transmitted("10.0.2.11"));
+        let len = out.bytes.len();
+        assert_eq!(out.bytes[len - 12..], [1; 12]);
+        let out = feed(&mut director, &with_options(ACK, &timestamp), secs(1));
+        let len = out.bytes.len();
+        assert_eq!(out.bytes[len - 12..], timestamp, "only on the SYN");
+    }
 }
