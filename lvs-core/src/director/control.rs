@@ -40,8 +40,8 @@ pub enum ConfigError {
     /// Only LVS/TUN joins address families.
     #[error("real server {0} is of another address family than its service: only LVS/TUN (-i) can do that")]
     MixedFamilies(Endpoint),
-    /// The VIP as its own server would send packets in a circle.
-    #[error("real server {0} is the virtual service itself: packets would go in a circle")]
+    /// A VIP of this director as a server of it would send packets in a circle.
+    #[error("real server {0} is a virtual service of this director: packets would go in a circle")]
     Loop(Endpoint),
     /// FULLNAT needs addresses to speak from.
     #[error("real server {0} needs local addresses of its family on the service: add --laddr ADDRESS to -A")]
@@ -309,6 +309,12 @@ impl Shadow<'_> {
                 if self.position(&service.key).is_some() {
                     return Err(ConfigError::DuplicateService(service.key));
                 }
+                let vip = service.key.endpoint().map(|endpoint| endpoint.addr);
+                let servers = self.services.iter().flat_map(|(_, servers)| servers);
+                let mut looped = servers.filter(|server| server.method != ForwardingMethod::Local);
+                if let Some(server) = looped.find(|server| Some(server.endpoint.addr) == vip) {
+                    return Err(ConfigError::Loop(server.endpoint));
+                }
                 self.services.push((service.clone(), Vec::new()));
             }
             Command::EditService(service) => {
@@ -359,6 +365,10 @@ impl Shadow<'_> {
         self.services.iter().position(|(service, _)| service.key == *key)
     }
 
+    fn is_vip(&self, addr: IpAddr) -> bool {
+        self.services.iter().any(|(service, _)| service.key.endpoint().is_some_and(|vip| vip.addr == addr))
+    }
+
     fn known(&self, key: &ServiceKey) -> Result<usize, ConfigError> {
         self.position(key).ok_or(ConfigError::UnknownService(*key))
     }
@@ -372,7 +382,8 @@ impl Shadow<'_> {
         if family != service_family && !matches!(server.method, ForwardingMethod::Tunnel(_)) {
             return Err(ConfigError::MixedFamilies(server.endpoint));
         }
-        if vip == Some(server.endpoint.addr) && server.method != ForwardingMethod::Local {
+        let own_vip = vip == Some(server.endpoint.addr);
+        if (own_vip || self.is_vip(server.endpoint.addr)) && server.method != ForwardingMethod::Local {
             return Err(ConfigError::Loop(server.endpoint));
         }
         match server.method {

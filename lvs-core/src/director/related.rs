@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+use pnet_packet::ip::IpNextHeaderProtocols as protocol;
+
 use super::deliver::Refusal;
 use super::{Director, Job, PassPolicy, Step};
 use crate::answer::{self, IcmpError};
@@ -10,7 +12,7 @@ use crate::environment::MIN_MTU_V6;
 use crate::rewrite::{Deltas, IcmpRewrite, Rewrite};
 use crate::service::{Family, Tunnel};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted, udp};
+use crate::wire::{self, Icmp, IcmpBody, Parsed, Quoted, gre, gue, udp};
 
 impl Director {
     /// An ICMP message: an error about a flow, or the host's.
@@ -100,11 +102,11 @@ impl Director {
         let header = match quoted.protocol {
             IPIP | IPV6_IN_IP => 0,
             UDP => {
-                let gue = *bytes.get(at + udp::HEADER_LEN)?;
-                // Version 0, data message; the length of optional fields in words.
-                (gue & 0xe0 == 0).then_some(udp::HEADER_LEN + 4 + usize::from(gue & 0x1f) * 4)?
+                let header = bytes.get(at + udp::HEADER_LEN..)?;
+                // The director sends variant 0 only.
+                udp::HEADER_LEN + gue::header_len(header).filter(|len| *len >= gue::MIN_HEADER_LEN)?
             }
-            GRE => 4 + if *bytes.get(at)? & GRE_CHECKSUM_PRESENT != 0 { 4 } else { 0 },
+            GRE => gre::header_len(bytes.get(at..)?)?,
             _ => return None,
         };
         Some(at + header)
@@ -176,11 +178,10 @@ impl Director {
     }
 }
 
-const IPIP: u8 = 4;
-const UDP: u8 = 17;
-const IPV6_IN_IP: u8 = 41;
-const GRE: u8 = 47;
-const GRE_CHECKSUM_PRESENT: u8 = 0x80;
+const IPIP: u8 = protocol::Ipv4.0;
+const IPV6_IN_IP: u8 = protocol::Ipv6.0;
+const UDP: u8 = protocol::Udp.0;
+const GRE: u8 = protocol::Gre.0;
 const V4_UNREACHABLE: u8 = 3;
 const V4_FRAGMENTATION_NEEDED: u8 = 4;
 const V6_TOO_BIG: u8 = 2;

@@ -12,13 +12,10 @@ use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols as next_header
 
 use super::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use crate::wire::checksum::{self, finish_checksum};
-use crate::wire::{ChecksumState, Delta, Meta, TcpFlags, ethernet, ipv4, ipv6, tcp, udp};
+use crate::wire::{ChecksumState, Delta, Meta, TcpFlags, ethernet, gre, gue, ipv4, ipv6, tcp, udp};
 
 /// Headers in front of the transport header that are walked: outer IP, UDP, GUE, inner IP and IPv6 extensions.
 const MAX_HEADERS: usize = 12;
-
-/// Where a GRE header that has a checksum keeps it (RFC 2784).
-const GRE_CHECKSUM: usize = 4;
 
 /// Flags that only the last segment keeps.
 const OF_THE_LAST: u8 = TcpFlags::FIN.union(TcpFlags::PSH).bits();
@@ -182,33 +179,32 @@ impl Walk {
                     (IpNextHeaderProtocol(*rest.first()?), at + ipv6::extension_len(*rest.get(1)?))
                 }
                 next_header::Gre => {
-                    let flags = *rest.first()?;
-                    let optional = usize::from((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1));
-                    if flags & 0x80 != 0 {
+                    let header_len = gre::header_len(rest)?;
+                    if rest[0] & gre::CHECKSUM_PRESENT != 0 {
                         // The checksum covers the GRE header too, so it must be whole.
-                        rest.get(..8)?;
+                        rest.get(..gre::MIN_HEADER_LEN + gre::CHECKSUM_LEN)?;
                         walk.push(Header::GreChecksum, at)?;
                     }
-                    let inner = match u16::from_be_bytes(*rest.get(2..)?.first_chunk()?) {
+                    let inner = match u16::from_be_bytes(*rest.get(gre::KIND..)?.first_chunk()?) {
                         ethernet::IPV4 => next_header::Ipv4,
                         ethernet::IPV6 => next_header::Ipv6,
                         _ => return None,
                     };
-                    (inner, at + 4 + optional * 4)
+                    (inner, at + header_len)
                 }
                 next_header::Udp => {
                     walk.push(Header::Udp, at)?;
                     let payload = at + udp::HEADER_LEN;
-                    let gue = *packet.get(payload)?;
-                    match gue >> 6 {
+                    let first = *packet.get(payload)?;
+                    match first >> 6 {
                         // GUE variant 0: a header of 4 bytes and 4 more per unit.
                         0 => {
-                            let inner = IpNextHeaderProtocol(*packet.get(payload + 1)?);
-                            (inner, payload + 4 + usize::from(gue & 31) * 4)
+                            let inner = IpNextHeaderProtocol(*packet.get(payload + gue::NEXT_HEADER)?);
+                            (inner, payload + gue::header_len(packet.get(payload..)?)?)
                         }
                         // Variant 1, and FOU: an IP header directly.
-                        1 if gue >> 4 == 4 => (next_header::Ipv4, payload),
-                        1 if gue >> 4 == 6 => (next_header::Ipv6, payload),
+                        1 if first >> 4 == 4 => (next_header::Ipv4, payload),
+                        1 if first >> 4 == 6 => (next_header::Ipv6, payload),
                         _ => return None,
                     }
                 }
@@ -248,9 +244,9 @@ impl Walk {
                     }
                 }
                 Header::GreChecksum => {
-                    checksum::set_field(packet, GRE_CHECKSUM, 0);
+                    checksum::set_field(packet, gre::CHECKSUM, 0);
                     let sum = !checksum::sum(packet);
-                    checksum::set_field(packet, GRE_CHECKSUM, sum);
+                    checksum::set_field(packet, gre::CHECKSUM, sum);
                 }
             }
         }

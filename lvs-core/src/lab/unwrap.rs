@@ -2,7 +2,7 @@
 
 use pnet_packet::ip::IpNextHeaderProtocols as next_header;
 
-use crate::wire::{self, Parsed, Transport};
+use crate::wire::{Parsed, Transport, gre, gue, udp};
 
 /// UDP port of GUE that a Lab host listens on, the kernel's default for `--tun-port`.
 pub(super) const GUE_PORT: u16 = 6080;
@@ -16,35 +16,20 @@ pub(super) fn inner(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
     let payload = packet.get(usize::from(parsed.l4)..parsed.len as usize)?;
     let inner = match (parsed.protocol, parsed.transport) {
         (IPIP | IPV6_IN_IP, _) => payload,
-        (GRE, _) => payload.get(gre_len(payload)?..)?,
+        (GRE, _) => payload.get(gre::header_len(payload)?..)?,
         (_, Transport::Udp { dport: GUE_PORT, .. }) => {
-            let gue = payload.get(wire::udp::HEADER_LEN..)?;
-            gue.get(gue_len(gue)?..)?
+            let header = payload.get(udp::HEADER_LEN..)?;
+            header.get(gue::header_len(header)?..)?
         }
         _ => return None,
     };
     matches!(inner.first()? >> 4, 4 | 6).then(|| inner.to_vec())
 }
 
-/// Length of a GRE header without routing (RFC 2784, RFC 2890).
-fn gre_len(header: &[u8]) -> Option<usize> {
-    let flags = *header.first()?;
-    let optional = [0x80, 0x20, 0x10].into_iter().filter(|bit| flags & bit != 0).count();
-    (flags & 0x40 == 0).then_some(4 + 4 * optional)
-}
-
-/// Length of a GUE header of variant 0; none in variant 1, where the IP header follows at once.
-fn gue_len(header: &[u8]) -> Option<usize> {
-    match header.first()? >> 6 {
-        0 => Some(4 + 4 * usize::from(header[0] & 0x1f)),
-        1 => Some(0),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire;
 
     const INNER: [u8; 20] = [0x45, 0, 0, 20, 0, 1, 0, 0, 64, 253, 0, 0, 10, 0, 0, 1, 10, 9, 0, 1];
 

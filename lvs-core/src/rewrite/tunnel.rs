@@ -10,19 +10,11 @@
 
 use core::net::IpAddr;
 
+use pnet_packet::ip::IpNextHeaderProtocols as protocol;
+
 use crate::service::{Tunnel, TunnelChecksum};
 use crate::wire::checksum::{finish_checksum, ipv4_header_checksum, sum, transport_checksum};
-use crate::wire::{ChecksumState, NoRoom, Packet, Parsed, ipv4, ipv6, udp};
-
-const PROTOCOL_IPIP: u8 = 4;
-const PROTOCOL_UDP: u8 = 17;
-const PROTOCOL_IPV6: u8 = 41;
-const PROTOCOL_GRE: u8 = 47;
-
-const GUE_LEN: u16 = 4;
-const GRE_LEN: u16 = 4;
-const GRE_CHECKSUM_LEN: u16 = 4;
-const GRE_CHECKSUM_PRESENT: u8 = 0x80;
+use crate::wire::{ChecksumState, NoRoom, Packet, Parsed, ethernet, gre, gue, ipv4, ipv6, udp};
 
 /// The outer headers of one tunnel, but for what they copy from the packet inside.
 ///
@@ -55,9 +47,9 @@ impl Outer {
         let ip = if self.dst.is_ipv4() { ipv4::MIN_HEADER_LEN } else { ipv6::HEADER_LEN } as u16;
         ip + match self.tunnel {
             Tunnel::Ipip => 0,
-            Tunnel::Gue { .. } => udp::HEADER_LEN as u16 + GUE_LEN,
-            Tunnel::Gre { checksum: TunnelChecksum::None } => GRE_LEN,
-            Tunnel::Gre { .. } => GRE_LEN + GRE_CHECKSUM_LEN,
+            Tunnel::Gue { .. } => (udp::HEADER_LEN + gue::MIN_HEADER_LEN) as u16,
+            Tunnel::Gre { checksum: TunnelChecksum::None } => gre::MIN_HEADER_LEN as u16,
+            Tunnel::Gre { .. } => (gre::MIN_HEADER_LEN + gre::CHECKSUM_LEN) as u16,
         }
     }
 
@@ -82,14 +74,14 @@ impl Outer {
         if let Some(gso) = &mut packet.meta.gso {
             gso.header_len = gso.header_len.saturating_add(overhead);
         }
-        let next = if inner.is_ipv4() { PROTOCOL_IPIP } else { PROTOCOL_IPV6 };
-        let protocol = match self.tunnel {
+        let next = if inner.is_ipv4() { protocol::Ipv4.0 } else { protocol::Ipv6.0 };
+        let outer = match self.tunnel {
             Tunnel::Ipip => next,
-            Tunnel::Gue { .. } => PROTOCOL_UDP,
-            Tunnel::Gre { .. } => PROTOCOL_GRE,
+            Tunnel::Gue { .. } => protocol::Udp.0,
+            Tunnel::Gre { .. } => protocol::Gre.0,
         };
         let bytes = packet.bytes_mut();
-        let payload = self.put_ip(bytes, inner, protocol);
+        let payload = self.put_ip(bytes, inner, outer);
         match self.tunnel {
             Tunnel::Ipip => {}
             Tunnel::Gue { port, .. } => self.put_gue(&mut bytes[payload..], next, port),
@@ -158,7 +150,7 @@ impl Outer {
         segment[4..6].copy_from_slice(&len.to_be_bytes());
         segment[6..12].copy_from_slice(&[0, 0, 0, next, 0, 0]);
         if self.has_checksum() {
-            let checksum = transport_checksum(self.src, self.dst, PROTOCOL_UDP, segment);
+            let checksum = transport_checksum(self.src, self.dst, protocol::Udp.0, segment);
             segment[6..8].copy_from_slice(&checksum.to_be_bytes());
         }
     }
@@ -166,11 +158,11 @@ impl Outer {
     /// Writes the GRE header; `segment` reaches to the end of the packet.
     fn put_gre(&self, segment: &mut [u8], inner: &Parsed, inner_len: usize) {
         debug_assert!(segment.len() > inner_len, "the GRE header stands in front of the inner packet");
-        let kind: [u8; 2] = if inner.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+        let kind = if inner.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
         segment[..2].copy_from_slice(&[0, 0]);
-        segment[2..4].copy_from_slice(&kind);
+        segment[gre::KIND..gre::KIND + 2].copy_from_slice(&kind.to_be_bytes());
         if self.has_checksum() {
-            segment[0] = GRE_CHECKSUM_PRESENT;
+            segment[0] = gre::CHECKSUM_PRESENT;
             segment[4..8].fill(0);
             let checksum = !sum(segment);
             segment[4..6].copy_from_slice(&checksum.to_be_bytes());

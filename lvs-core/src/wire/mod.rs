@@ -6,6 +6,8 @@
 pub mod checksum;
 mod error;
 pub mod ethernet;
+pub mod gre;
+pub mod gue;
 pub mod ipv4;
 pub mod ipv6;
 mod packet;

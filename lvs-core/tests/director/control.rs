@@ -143,3 +143,15 @@ fn one_packet_scheduling_and_fullnat_exclude_each_other() {
     let edit = "-E -u 10.9.0.1:53 -s rr -o --laddr 10.0.2.201";
     assert!(director.apply(&commands(edit), Instant::ZERO).is_err());
 }
+
+#[test]
+fn a_vip_is_no_server_of_the_same_director() {
+    // In either order of the commands; packets would go in a circle.
+    for text in [
+        "-A -t 10.9.0.1:80 -s rr\n-A -t 10.9.0.2:80 -s rr\n-a -t 10.9.0.1:80 -r 10.9.0.2:80 -m",
+        "-A -t 10.9.0.1:80 -s rr\n-a -t 10.9.0.1:80 -r 10.9.0.2:80 -m\n-A -t 10.9.0.2:80 -s rr",
+    ] {
+        let error = Director::new(config()).apply(&commands(text), Instant::ZERO).unwrap_err();
+        assert_eq!((error.index, matches!(error.error, ConfigError::Loop(_))), (2, true), "{error}");
+    }
+}
