@@ -1,171 +1,29 @@
-//! Rules as `ipvsadm -R` reads them, one command a line.
-//!
-//! What ipvsadm 1.31 accepts is accepted here, with these differences:
-//! - `#` begins a comment (a whole line or the rest of one); ipvsadm stops there.
-//! - Every line is read and every error reported; the caller applies all lines or none.
-//! - Addresses are numbers: host names are not looked up. Service names (`:http`) come from a built-in table.
-//! - `-6` may stand before `-f`.
-//! - Options that would have no effect are errors: `-M` without `-p`, `--tun-type` without `-i`, and a mask with
-//!   holes.
-//! - `--fullnat` is a forwarding method and `--laddr ADDRESS[,ADDRESS…]` the local addresses of a FULLNAT service.
-//!
-//! A rule may be valid here and still be refused by a director that lacks the feature.
+//! The options of one line as a command: which go together, what each command needs, and its defaults.
 
-use core::fmt;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use core::ops::RangeInclusive;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use lvs_sched::{Endpoint, Protocol, SchedulerFlags, SchedulerKind, Weight};
 
-use super::nearest::nearest;
-use super::options::{Given, Group, Opt, Word, Wrong, options, quote, words};
-use super::{flags, ports};
+use super::values::{address, list, mark, netmask_length};
+use super::{DEFAULT_PERSISTENCE, MAX_TIMEOUT_SECS};
+use crate::ipvsadm::flags;
+use crate::ipvsadm::nearest::nearest;
+use crate::ipvsadm::options::{Given, Group, Opt, Word, Wrong, quote};
 use crate::service::{
     Command, Family, ForwardingMethod, Persistence, RealServer, ServiceKey, TimeoutSettings, Tunnel,
     TunnelChecksum, VirtualService,
 };
 
-/// Persistence of `-p` without a number.
-pub const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(360);
-
-/// The longest timeout that ipvsadm takes: 31 days.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(MAX_TIMEOUT_SECS);
-const MAX_TIMEOUT_SECS: u64 = 31 * 86_400;
-
-/// The longest line, in bytes; what a line costs to read grows with the square of its length.
-pub const MAX_LINE: usize = 65_536;
-
-/// A command and where it stood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    /// Line number from 1.
-    pub line: usize,
-    /// What the line says.
-    pub command: Command,
-}
-
-/// One thing that is wrong with the rules.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}; expected {expected}")]
-pub struct RuleError {
-    /// Line number from 1.
-    pub line: usize,
-    /// Where the wrong word begins, in characters from 1.
-    pub column: usize,
-    /// What is wrong.
-    pub message: String,
-    /// What would be right.
-    pub expected: String,
-}
-
-/// Everything that is wrong with the rules, in the order of the text; never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleErrors(Vec<RuleError>);
-
-impl RuleErrors {
-    /// The errors.
-    pub fn as_slice(&self) -> &[RuleError] {
-        &self.0
-    }
-}
-
-impl IntoIterator for RuleErrors {
-    type Item = RuleError;
-    type IntoIter = std::vec::IntoIter<RuleError>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-/// One error a line.
-impl fmt::Display for RuleErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            error.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl core::error::Error for RuleErrors {}
-
-/// Reads rules.
-///
-/// # Errors
-/// [`RuleErrors`] with all errors of all lines when there is any.
-///
-/// # Examples
-/// ```
-/// use lvs_core::ipvsadm::rules;
-/// use lvs_core::service::{Command, ForwardingMethod};
-///
-/// let lines = rules::parse(
-///     "-A -t 10.0.0.1:http -s wrr   # the shop
-///      -a -t 10.0.0.1:http -r 192.168.0.2:8080 -m -w 3",
-/// )?;
-/// let Command::AddServer(_, server) = &lines[1].command else { panic!() };
-/// assert_eq!(server.method, ForwardingMethod::Masquerade);
-/// assert_eq!(server.weight.get(), 3);
-///
-/// let errors = rules::parse("-A -t 10.0.0.1:80 -s wwrr").unwrap_err();
-/// assert_eq!(errors.to_string(), "line 1, column 22: `wwrr` is no scheduler; expected wrr");
-/// # Ok::<(), rules::RuleErrors>(())
-/// ```
-pub fn parse(text: &str) -> Result<Vec<Line>, RuleErrors> {
-    let mut lines = Vec::new();
-    let mut errors = Vec::new();
-    for (line, content) in (1..).zip(text.lines()) {
-        if content.len() > MAX_LINE {
-            errors.push(RuleError {
-                line,
-                column: 1,
-                message: format!("the line has {} bytes", content.len()),
-                expected: format!("at most {MAX_LINE}"),
-            });
-            continue;
-        }
-        let mut words = words(content);
-        if words.is_empty() {
-            continue;
-        }
-        let end = content.trim_end().chars().count() + 1;
-        if words[0].text == "ipvsadm" {
-            words.remove(0);
-        }
-        let mut wrong = Vec::new();
-        let given = options(&words, &mut wrong);
-        let first = words.first().map_or(end, |word| word.column);
-        let command = Rule { given, wrong: &mut wrong }.command(first);
-        match command {
-            Some(command) if wrong.is_empty() => lines.push(Line { line, command }),
-            _ => {
-                wrong.sort_by_key(|wrong| wrong.column);
-                errors.extend(wrong.into_iter().map(|Wrong { column, message, expected }| RuleError {
-                    line,
-                    column,
-                    message,
-                    expected,
-                }));
-            }
-        }
-    }
-    if errors.is_empty() { Ok(lines) } else { Err(RuleErrors(errors)) }
-}
-
 /// The options of one line on their way to a command. Everything wrong is noted and reading goes on, so a
 /// `None` below means that at least one thing has been noted.
-struct Rule<'l, 'a> {
-    given: Vec<Given<'a>>,
-    wrong: &'l mut Vec<Wrong>,
+pub(super) struct Rule<'l, 'a> {
+    pub(super) given: Vec<Given<'a>>,
+    pub(super) wrong: &'l mut Vec<Wrong>,
 }
 
 impl<'a> Rule<'_, 'a> {
-    fn command(mut self, first_column: usize) -> Option<Command> {
+    pub(super) fn command(mut self, first_column: usize) -> Option<Command> {
         self.drop_repeated();
         let Some((command, column)) =
             self.given.iter().find(|g| g.opt.group() == Some(Group::Command)).map(|g| (g.opt, g.column))
@@ -202,11 +60,11 @@ impl<'a> Rule<'_, 'a> {
         }
     }
 
-    fn note(&mut self, column: usize, message: impl Into<String>, expected: impl Into<String>) {
+    pub(super) fn note(&mut self, column: usize, message: impl Into<String>, expected: impl Into<String>) {
         self.wrong.push(Wrong::new(column, message, expected));
     }
 
-    fn get(&self, opt: Opt) -> Option<&Given<'a>> {
+    pub(super) fn get(&self, opt: Opt) -> Option<&Given<'a>> {
         self.given.iter().find(|given| given.opt == opt)
     }
 
@@ -215,7 +73,7 @@ impl<'a> Rule<'_, 'a> {
     }
 
     /// An option's value, unless it is missing (which has been noted).
-    fn value(&self, opt: Opt) -> Option<Word<'a>> {
+    pub(super) fn value(&self, opt: Opt) -> Option<Word<'a>> {
         self.get(opt)?.values.first().copied()
     }
 
@@ -640,95 +498,6 @@ impl<'a> Rule<'_, 'a> {
         let (tcp, tcp_fin, udp) = (seconds(tcp), seconds(tcp_fin), seconds(udp));
         Some(TimeoutSettings { tcp: tcp?, tcp_fin: tcp_fin?, udp: udp? })
     }
-
-    /// The number an option says, or its default when the option is not given.
-    fn number_of(&mut self, opt: Opt, range: RangeInclusive<u64>, default: u64) -> Option<u64> {
-        if self.get(opt).is_none() {
-            return Some(default);
-        }
-        let value = self.value(opt)?;
-        let what = match opt {
-            Opt::Weight => "weight",
-            _ => "connections",
-        };
-        self.number(value, range, what)
-    }
-
-    fn number(&mut self, word: Word<'_>, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
-        match decimal(word.text) {
-            Some(number) if range.contains(&number) => Some(number),
-            parsed => {
-                let problem = if parsed.is_some() { "is out of range" } else { "is no number" };
-                let expected = format!("{what}: {} to {}", range.start(), range.end());
-                self.note(word.column, format!("{} {problem}", quote(word.text)), expected);
-                None
-            }
-        }
-    }
-
-    /// `10.0.0.1`, `10.0.0.1:80`, `10.0.0.1:http`, `[2001:db8::1]:80`, `[2001:db8::1]`
-    fn address_and_port(&mut self, word: Word<'_>) -> Option<(IpAddr, Option<u16>)> {
-        let (host, port, ipv6) = match word.text.strip_prefix('[') {
-            Some(rest) => {
-                let (host, after) = match rest.split_once(']') {
-                    Some((host, "")) => (host, None),
-                    Some((host, after)) if after.starts_with(':') => (host, Some(&after[1..])),
-                    _ => {
-                        self.wrong_endpoint(word);
-                        return None;
-                    }
-                };
-                (host, after, true)
-            }
-            None if word.text.parse::<Ipv6Addr>().is_ok() => {
-                self.note(
-                    word.column,
-                    format!("{} is an IPv6 address without brackets", quote(word.text)),
-                    format!("[{}] or [{}]:PORT", word.text, word.text),
-                );
-                return None;
-            }
-            None => match word.text.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port), false),
-                None => (word.text, None, false),
-            },
-        };
-        let addr = if ipv6 {
-            host.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
-        } else {
-            host.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
-        };
-        let Some(addr) = addr else {
-            self.wrong_endpoint(word);
-            return None;
-        };
-        let Some(port) = port else { return Some((addr, None)) };
-        let number = match decimal(port) {
-            Some(number) => u16::try_from(number).ok(),
-            None => ports::by_name(port),
-        };
-        if number.is_none() {
-            let column = word.column + word.text.chars().count() - port.chars().count();
-            let expected = match nearest(port, ports::names()) {
-                Some(near) => format!("{near}, or a number: 0 to 65535"),
-                None => "a number: 0 to 65535".to_owned(),
-            };
-            self.note(column, format!("{} is no port", quote(port)), expected);
-        }
-        Some((addr, Some(number?)))
-    }
-
-    fn wrong_endpoint(&mut self, word: Word<'_>) {
-        self.note(
-            word.column,
-            format!("{} is no address", quote(word.text)),
-            "10.0.0.1:80 or [2001:db8::1]:80 (host names are not looked up)",
-        );
-    }
-
-    fn wrong_address(&mut self, word: Word<'_>) {
-        self.note(word.column, format!("{} is no address", quote(word.text)), "10.0.0.1 or 2001:db8::1");
-    }
 }
 
 /// Schedulers of ipvsadm that this project may lack: worth a better answer than a spelling suggestion.
@@ -741,69 +510,4 @@ fn family(key: ServiceKey) -> Family {
         ServiceKey::Address { endpoint, .. } => Family::of(&endpoint.addr),
         ServiceKey::Mark { family, .. } => family,
     }
-}
-
-/// The parts of `a,b,c` with their columns.
-fn list(word: Word<'_>) -> impl Iterator<Item = Word<'_>> {
-    let mut column = word.column;
-    word.text.split(',').map(move |text| {
-        let part = Word { text, column };
-        column += text.chars().count() + 1;
-        part
-    })
-}
-
-/// Digits only: `u64::from_str` would also take a plus sign.
-fn decimal(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-fn mark(text: &str) -> Option<u32> {
-    let number = match text.strip_prefix("0x") {
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            u64::from_str_radix(digits, 16).ok()?
-        }
-        Some(_) => return None,
-        None => decimal(text)?,
-    };
-    u32::try_from(number).ok().filter(|&mark| mark != 0)
-}
-
-/// An address without a port, IPv6 with or without brackets.
-fn address(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match inner {
-        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
-    }
-}
-
-/// The prefix length of a netmask: dotted for IPv4, a number for IPv6. The error is what would be right.
-fn netmask_length(text: &str, family: Family) -> Result<u8, String> {
-    let number = decimal(text).and_then(|number| u8::try_from(number).ok());
-    match family {
-        Family::V6 => number
-            .filter(|length| (1..=128).contains(length))
-            .ok_or_else(|| "a prefix length with IPv6: 1 to 128".to_owned()),
-        Family::V4 => {
-            if let Ok(mask) = text.parse::<Ipv4Addr>() {
-                let bits = mask.to_bits();
-                let length = bits.leading_ones();
-                if length + bits.trailing_zeros() >= 32 {
-                    return u8::try_from(length).map_err(|_| String::new());
-                }
-                return Err("a mask without holes: 255.255.255.0".to_owned());
-            }
-            Err(match number.filter(|length| *length <= 32) {
-                Some(length) => format!("a dotted mask with IPv4: {}", dotted_mask(length)),
-                None => "a dotted mask with IPv4: 255.255.255.0".to_owned(),
-            })
-        }
-    }
-}
-
-/// The dotted netmask of an IPv4 prefix length; longer ones count as 32.
-pub(super) fn dotted_mask(prefix_len: u8) -> Ipv4Addr {
-    let host_bits = 32 - u32::from(prefix_len.min(32));
-    Ipv4Addr::from_bits(u32::MAX.checked_shl(host_bits).unwrap_or(0))
 }
