@@ -210,6 +210,4 @@ impl Reference {
             !trashed || conns.iter().any(|conn| conn.server_id == *id)
         });
     }
-
-    // ---- schedulers ----
 }
