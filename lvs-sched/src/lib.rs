@@ -112,6 +112,8 @@ pub use time::Instant;
 pub use wlc::WeightedLeastConnection;
 pub use wrr::WeightedRoundRobin;
 
+use alloc::boxed::Box;
+
 /// A scheduling algorithm with its own memory (cursors, tables).
 ///
 /// `servers` is always the whole list of one virtual service in list order. In the kernel a new server goes

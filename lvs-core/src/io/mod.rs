@@ -6,9 +6,9 @@
 //! | backend | for |
 //! |---|---|
 //! | [`Memory`] | tests and examples: queues of packets |
-//! | [`pcap`] (feature `pcap`) | capture files, also usable as plain reader and writer |
+//! | `pcap` (feature `pcap`) | capture files, also usable as plain reader and writer |
 //! | [`Fault`] | middleware around any backend: loss, duplicates, reordering, corruption, errors |
-//! | [`tun`] (feature `tun`, Linux) | a TUN device with checksum and segmentation offload |
+//! | `tun` (feature `tun`, Linux) | a TUN device with checksum and segmentation offload |
 //!
 //! This module owns devices, files and the clock ([`MonotonicClock`]). It decides nothing about a packet: what
 //! is sent, and whether, is the engine's verdict.
