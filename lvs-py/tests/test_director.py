@@ -342,7 +342,10 @@ def test_explain_tells_the_decisions_and_changes_nothing(director):
     assert steps[0] == "flow: TCP 172.16.0.9:30002 -> 10.9.0.1:80"
     assert steps == director.explain("TCP", "172.16.0.9:30002", f"{VIP}:80")
     hop = director.process(tcp(CLIENT, (VIP, 80), SYN)).next_hop
-    assert steps[-1] == f"server: {hop}:8080 by Masq"
+    assert steps[-2:] == [
+        f"server: {hop}:8080 by Masq",
+        f"rewrite: next hop {hop} (mtu 1500), destination {hop}:8080",
+    ]
     for wrong in (("tpc", "1.2.3.4:5", "1.2.3.4:5"), ("tcp", "1.2.3.4", "1.2.3.4:5"), ("tcp", "1.2.3.4:5", "x:5")):
         with pytest.raises(lvs.ArgumentError, match="expected"):
             director.explain(*wrong)
