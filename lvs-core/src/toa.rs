@@ -217,6 +217,34 @@ fn tcp_segment(packet: &Packet<'_>, parsed: &Parsed) -> Result<(usize, usize, us
     if is_sound { Ok((l4, header_len, len)) } else { Err(Refused::NotTcp) }
 }
 
+/// Overwrites the options by which a client would pass for another one: servers believe the first that they find, and
+/// the director's own may have found no room. The checksum follows; a partial one does not cover options.
+pub fn blank_forged(packet: &mut Packet<'_>, parsed: &Parsed) {
+    let Transport::Tcp { header_len, .. } = parsed.transport else { return };
+    let (l4, header_len) = (usize::from(parsed.l4), usize::from(header_len));
+    if header_len == MIN_HEADER_LEN {
+        return;
+    }
+    let partial = packet.meta.checksum != ChecksumState::Complete;
+    let Some(header) = packet.bytes_mut().get_mut(l4..l4 + header_len) else { return };
+    let mut before = [0; MAX_HEADER_LEN];
+    let before = &mut before[..header_len];
+    before.copy_from_slice(header);
+    let forged =
+        tcp::options(before).flatten().filter(|option| matches!(option.kind, KIND_TOA | KIND_TOA_IPV6_OLD));
+    let mut found = false;
+    for option in forged {
+        header[option.range].fill(tcp::OPTION_NOP);
+        found = true;
+    }
+    if found && !partial {
+        let delta = Delta::of_bytes(&before[MIN_HEADER_LEN..], &header[MIN_HEADER_LEN..]);
+        let field = tcp::CHECKSUM..tcp::CHECKSUM + 2;
+        let sum = delta.apply(u16::from_be_bytes([header[field.start], header[field.start + 1]]));
+        header[field].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 fn write_option(buffer: &mut [u8; IPV6_OPTION_LEN], client: Endpoint, ipv6_kind: Ipv6Kind) -> &[u8] {
     let option = match client.addr {
         IpAddr::V4(addr) => {

@@ -3,8 +3,8 @@
 
 use lvs_sched::{Endpoint, Instant, ServerId};
 
-use super::deliver::Refusal;
 use super::plan::next_state;
+use super::refuse::Refusal;
 use super::{Director, Step};
 use crate::conn::{ConnFlags, ConnId, Connection, Direction, InsertError, Method, Row, State};
 use crate::rewrite::Deltas;

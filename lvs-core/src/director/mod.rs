@@ -17,11 +17,13 @@ mod config;
 mod control;
 mod deliver;
 mod fragments;
+mod fullnat;
 mod ledger;
 mod observe;
 mod path_mtu;
 mod plan;
 mod pool;
+mod refuse;
 mod related;
 mod stray;
 mod trace;
@@ -45,11 +47,11 @@ use crate::rewrite::Deltas;
 use crate::stats::{Counters, Traffic};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, Meta, Packet, ParseError, Parsed, Transport, Tuple};
-use deliver::Refusal;
 use fragments::Pieces;
 use path_mtu::PathMtu;
 use plan::{Stale, opens};
 use pool::Pool;
+use refuse::Refusal;
 use trace::Trace;
 
 /// Packets that `process_batch` takes through one stage before the next.

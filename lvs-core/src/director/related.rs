@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use pnet_packet::ip::IpNextHeaderProtocols as protocol;
 
-use super::deliver::Refusal;
+use super::refuse::Refusal;
 use super::{Director, Job, PassPolicy, Step};
 use crate::answer::{self, IcmpError};
 use crate::conn::{Connection, Direction, Lookup, Method};
