@@ -14,7 +14,7 @@ use lvs_core::SchedulerKind;
 
 use scene::{Plan, Scene};
 
-/// Clients, a director and weighted servers in memory: all are up, one dies under load, it comes back.
+/// Play clients, a director and weighted servers in memory: one dies under load and comes back
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// How packets reach the servers

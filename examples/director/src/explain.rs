@@ -1,25 +1,17 @@
 //! `lvs-director explain`: where a flow would go and every step why.
 
 use std::error::Error;
-use std::path::PathBuf;
 
 use lvs_core::wire::Tuple;
-use lvs_core::{Config, Director, Endpoint, Instant, Prefix, Protocol};
+use lvs_core::{Config, Endpoint, Instant, Protocol};
 
-use crate::rules_file::{self, Rules};
+use crate::rules_file::RuleArgs;
 
 /// Say which server a flow would go to, and every step why
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Rules in `ipvsadm -R` syntax
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rules: PathBuf,
-    /// A `net.ipv4.vs.*` switch; may be repeated
-    #[arg(long = "sysctl", value_name = "NAME=VALUE")]
-    pub(crate) sysctl: Vec<String>,
-    /// Local addresses for FULLNAT services that have none of their own
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) fullnat_pool: Option<Prefix>,
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
     /// Firewall mark of the packet; 0 = none
     #[arg(long, default_value_t = 0)]
     pub(crate) mark: u32,
@@ -38,13 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if args.client.addr.is_ipv4() != args.service.addr.is_ipv4() {
         return Err("client and service are of two address families: no packet can be".into());
     }
-    let mut rules = Rules::read(&args.rules)?;
-    if let Some(pool) = args.fullnat_pool {
-        rules_file::add_local_addresses(&mut rules.commands, pool);
-    }
-    let mut director =
-        Director::new(Config { sysctl: rules_file::sysctl(&args.sysctl)?, ..Config::default() });
-    rules.apply(&mut director, Instant::ZERO)?;
+    let director = args.rules.director(Config::default())?;
     let tuple = Tuple { protocol: args.protocol, src: args.client, dst: args.service };
     print(&director.explain(tuple, args.mark, Instant::ZERO).to_string());
     Ok(())

@@ -8,29 +8,22 @@ use std::path::PathBuf;
 
 use lvs_core::io::{CaptureFrame, CaptureReader, CaptureWriter, LinkHeader, LinkType};
 use lvs_core::wire::{HEADROOM, Packet, TAILROOM};
-use lvs_core::{Config, Director, Environment, Instant, PassPolicy, Prefix, Step, Verdict};
+use lvs_core::{Config, Director, Environment, Instant, PassPolicy, Step, Verdict};
 use serde::Serialize;
 
-use crate::rules_file::{self, Rules};
+use crate::rules_file::RuleArgs;
 
 /// Feed a capture (raw IP or Ethernet) through the engine
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Rules in `ipvsadm -R` syntax
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rules: PathBuf,
-    /// A `net.ipv4.vs.*` switch; may be repeated
-    #[arg(long = "sysctl", value_name = "NAME=VALUE")]
-    pub(crate) sysctl: Vec<String>,
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
     /// An own address of the director; the first of a family is the source of tunnels and of its ICMP
     #[arg(long = "address", value_name = "ADDR")]
     pub(crate) addresses: Vec<IpAddr>,
     /// MTU towards every next hop, in bytes
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(68..))]
     pub(crate) mtu: u16,
-    /// Local addresses for FULLNAT services that have none of their own
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) fullnat_pool: Option<Prefix>,
     /// The capture to read
     #[arg(long = "in", value_name = "IN.pcap")]
     pub(crate) input: PathBuf,
@@ -102,25 +95,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 fn director(args: &Args) -> Result<Director, Box<dyn Error>> {
-    let mut rules = Rules::read(&args.rules)?;
-    if let Some(pool) = args.fullnat_pool {
-        rules_file::add_local_addresses(&mut rules.commands, pool);
-    }
-    let mut director = Director::new(Config {
+    args.rules.director(Config {
         environment: Environment {
             addresses: args.addresses.clone(),
             mtu: args.mtu,
             ..Environment::default()
         },
-        sysctl: rules_file::sysctl(&args.sysctl)?,
         // There is no host behind a capture, and what a flood would be limited to is not of interest here.
         pass: PassPolicy::Answer,
         icmp_limits: None,
         seed: args.seed,
         ..Config::default()
-    });
-    rules.apply(&mut director, Instant::ZERO)?;
-    Ok(director)
+    })
 }
 
 /// Takes one frame through the engine; returns its line and every packet that was sent.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use lvs_core::ipvsadm::rules;
 use lvs_core::service::{Command, Family, ForwardingMethod};
-use lvs_core::{ApplyError, Director, Instant, Prefix, Sysctl};
+use lvs_core::{ApplyError, Config, Director, Instant, Prefix, Sysctl};
 
 /// Largest rules file in bytes: well above 100,000 servers.
 pub(crate) const MAX_RULES_FILE: u64 = 16 << 20;
@@ -137,6 +137,36 @@ impl Rules {
     }
 }
 
+/// The options by which `replay` and `explain` are told of a director.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RuleArgs {
+    /// Rules in `ipvsadm -R` syntax; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: PathBuf,
+    /// A `net.ipv4.vs.*` switch; may be repeated
+    #[arg(long = "sysctl", value_name = "NAME=VALUE")]
+    pub(crate) sysctls: Vec<String>,
+    /// Local addresses for FULLNAT services that have none of their own; once per family
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) fullnat_pool: Vec<Prefix>,
+}
+
+impl RuleArgs {
+    /// Makes a director with these rules and switches; `config` says the rest.
+    ///
+    /// # Errors
+    /// What is wrong with a rule or a switch.
+    pub(crate) fn director(&self, config: Config) -> Result<Director, Box<dyn Error>> {
+        let mut rules = Rules::read(&self.rules)?;
+        for pool in &self.fullnat_pool {
+            add_local_addresses(&mut rules.commands, *pool);
+        }
+        let mut director = Director::new(Config { sysctl: sysctl(&self.sysctls)?, ..config });
+        rules.apply(&mut director, Instant::ZERO)?;
+        Ok(director)
+    }
+}
+
 /// Gives the addresses of a pool to every service that has FULLNAT servers and no local addresses of its own.
 pub(crate) fn add_local_addresses(commands: &mut [Command], pool: Prefix) {
     let fullnat: BTreeSet<_> = commands
@@ -176,7 +206,6 @@ pub(crate) fn sysctl(settings: &[String]) -> Result<Sysctl, Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lvs_core::Config;
 
     fn parse(text: &str) -> Result<Rules, RulesError> {
         Rules::parse(Path::new("shop.rules"), text.as_bytes())

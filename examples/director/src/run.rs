@@ -30,7 +30,7 @@ const MAX_DEVICE_NAME: usize = 15;
 /// The size that the tables print: buckets of the kernel's default table.
 const TABLE_SIZE: usize = 4096;
 
-/// Options of `run`.
+/// Run a director behind a TUN device: LVS/NAT, FULLNAT and LVS/TUN
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Rules as `ipvsadm -R` reads them; `-` is standard input
